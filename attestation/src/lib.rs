@@ -1,0 +1,1 @@
+//! Nitro attestation documents: certificates, signing, strict verification.

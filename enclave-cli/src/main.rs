@@ -1,0 +1,3 @@
+//! Build, launch, describe, attest and terminate enclaves.
+
+fn main() {}

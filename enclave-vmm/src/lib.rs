@@ -1,0 +1,1 @@
+//! One enclave: keeper, NSM process and a minimal KVM virtual machine monitor.

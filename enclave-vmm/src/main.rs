@@ -1,0 +1,3 @@
+//! One enclave: keeper, NSM process and a minimal KVM virtual machine monitor.
+
+fn main() {}

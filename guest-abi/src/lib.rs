@@ -1,0 +1,1 @@
+//! What the image, its init and the VMM agree on: manifest, ports, wire formats.

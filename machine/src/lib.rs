@@ -1,0 +1,1 @@
+//! A parent virtual machine for hosts whose own KVM cannot run guests.

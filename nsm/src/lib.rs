@@ -1,0 +1,1 @@
+//! Nitro Secure Module: messages, PCR bank and the device's state machine.

@@ -1,0 +1,1 @@
+//! The enclave's way out and in: vsock to TCP and back.
