@@ -59,11 +59,13 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
     let name = destination.to_string();
     let forever = serve(listener, destination, limits, move |peer, event| match event {
         Event::Closed { out, back } => {
-            eprintln!("parent-proxy: {peer} to {name}: closed, {out} bytes out, {back} back")
+            eprintln!("parent-proxy: {peer} to {name}: closed, {out} bytes out, {back} back");
         }
         Event::Failed(error) => eprintln!("parent-proxy: {peer} to {name}: {error}"),
         Event::Refused { limit } => {
-            eprintln!("parent-proxy: {peer}: refused, {limit} connections are open (--num_workers)")
+            eprintln!(
+                "parent-proxy: {peer}: refused, {limit} connections are open (--num_workers)"
+            );
         }
         Event::AcceptFailed(error) => eprintln!("parent-proxy: cannot accept: {error}"),
         _ => {}
