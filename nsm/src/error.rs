@@ -27,6 +27,12 @@ pub enum Error {
         /// Bytes given.
         bytes: usize,
     },
+    /// A module id that documents and the C library cannot carry.
+    #[error("A module id is 1 to 99 visible ASCII characters, not {given:?}")]
+    ModuleId {
+        /// The text given, its beginning if it is long.
+        given: String,
+    },
     /// CBOR input longer than its reader allows.
     #[error("CBOR of {len} bytes is over the limit of {max} bytes")]
     CborTooLong {

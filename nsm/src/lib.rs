@@ -5,8 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod cbor;
+pub mod device;
 mod error;
+pub mod message;
 pub mod pcr;
 
+pub use device::{Claims, Device, Environment, ModuleId};
 pub use error::Error;
+pub use message::{Request, Response};
 pub use pcr::{Pcr, PcrBank};

@@ -9,6 +9,9 @@ pub const PCR_COUNT: u16 = 32;
 /// Registers 0..16 belong to the launch and are locked before the guest's first instruction.
 const LAUNCH_PCRS: u16 = 16;
 
+/// Image, kernel and boot ramdisk, application, signer: zero in debug mode (nitro.md 2).
+const IMAGE_PCRS: [usize; 4] = [0, 1, 2, 8];
+
 /// Why a bank refused (nitro.md 4.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BankError {
@@ -54,10 +57,22 @@ impl PcrBank {
         for (index, value) in [(0, pcr0), (1, pcr1), (2, pcr2), (3, pcr3), (4, pcr4), (8, pcr8)] {
             bank.registers[index].value = value;
         }
-        for register in &mut bank.registers[..usize::from(LAUNCH_PCRS)] {
+        bank.lock_launch_registers();
+        bank
+    }
+
+    pub(crate) fn lock_launch_registers(&mut self) {
+        for register in &mut self.registers[..usize::from(LAUNCH_PCRS)] {
             register.locked = true;
         }
-        bank
+    }
+
+    /// Zeroes the registers that name the image, locked as they are: done once, before the guest
+    /// runs, for a debug enclave.
+    pub(crate) fn conceal_image(&mut self) {
+        for index in IMAGE_PCRS {
+            self.registers[index].value = Pcr::ZERO;
+        }
     }
 
     /// Value and lock bit of one register.
