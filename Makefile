@@ -27,9 +27,9 @@ setup-machine:
 
 setup-test: setup-build setup-machine
 	@./setup test
-	@test -x $(FOREIGN)/bin/python || { echo "setup: installing the foreign verifiers of tests/foreign/requirements.txt into $(FOREIGN)" >&2; \
-	  rm -rf $(FOREIGN).new && python3 -m venv $(FOREIGN).new && $(FOREIGN).new/bin/pip install -q -r tests/foreign/requirements.txt && \
-	  rm -rf $(FOREIGN).new && python3 -m venv $(FOREIGN) && $(FOREIGN)/bin/pip install -q -r tests/foreign/requirements.txt; }
+	@test -f $(FOREIGN)/complete || { \
+	  echo "setup: installing the foreign verifiers of tests/foreign/requirements.txt into $(FOREIGN)" >&2; \
+	  python3 -m venv --clear $(FOREIGN) && $(FOREIGN)/bin/pip install -q -r tests/foreign/requirements.txt && touch $(FOREIGN)/complete; }
 
 build: setup-build programs guest kernel ## everything, into target/release
 
