@@ -37,7 +37,7 @@ programs:
 	$(CARGO) build --release --locked -p enclave-cli -p enclave-vmm -p eif-builder -p parent-proxy
 
 guest: ## programs that run inside an enclave or as PID 1 of the machine: static, the same bytes everywhere
-	./guest-build $(GUEST)
+	./guest-build $(GUEST) enclave-init hello machine-agent
 	@mkdir -p $(BLOBS)
 	@install -m 0755 $(GUEST)/enclave-init $(BLOBS)/init
 	@install -m 0755 $(GUEST)/machine-agent $(PROGRAMS)/machine-agent
@@ -61,6 +61,7 @@ test-fast: ## unit and property tests: no KVM, no root
 	$(CARGO) test --workspace --locked --quiet --exclude tests
 
 test-end-to-end: ## enclaves in a parent, foreign verifiers and clients
+	./guest-build $(GUEST) nsm-client
 	FOREIGN_PYTHON=$(FOREIGN)/bin/python $(CARGO) test --locked --quiet -p tests
 
 test-full: test deny ## test, and what takes long
