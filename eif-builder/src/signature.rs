@@ -43,9 +43,6 @@ pub struct SignatureSection {
 pub struct SignatureReport {
     /// The hash of the certificate; only to be set where [`SignatureReport::refusals`] is empty.
     pub pcr8: Pcr,
-    /// Whether the signature verifies under the certificate and is about this image: what
-    /// `describe-eif` calls `SignatureCheck`. The time does not matter to it.
-    pub signature_check: bool,
     /// Why the image must not run as signed; empty if it may. Any of [`Error::SignatureInvalid`],
     /// [`Error::SignatureOfOtherImage`], [`Error::CertificateNotYetValid`],
     /// [`Error::CertificateExpired`].
@@ -94,17 +91,24 @@ impl SignatureSection {
     /// [`Error::Certificate`] where the time cannot be compared with the certificate's.
     pub fn check(&self, pcr0: Pcr, now: i64) -> Result<SignatureReport, Error> {
         let mut refusals = Vec::new();
-        let valid = self.verifies();
-        if !valid {
+        if !self.verifies() {
             refusals.push(Error::SignatureInvalid);
         }
-        // Like describe-eif, compare the encoded payload: there is one right encoding.
-        let ours = self.payload == payload(pcr0)?;
-        if !ours {
+        if self.payload != payload(pcr0)? {
             refusals.push(Error::SignatureOfOtherImage { signed: self.signed, computed: pcr0 });
         }
         refusals.extend(self.certificate.out_of_date(now)?);
-        Ok(SignatureReport { pcr8: self.pcr8(), signature_check: valid && ours, refusals })
+        Ok(SignatureReport { pcr8: self.pcr8(), refusals })
+    }
+
+    /// Whether the signature verifies and is about the image with this PCR0: what `describe-eif` calls
+    /// `SignatureCheck`. The certificate's dates are not asked.
+    ///
+    /// # Errors
+    /// [`Error::SignatureEncoding`] where the payload to compare with cannot be encoded.
+    pub fn is_valid_for(&self, pcr0: Pcr) -> Result<bool, Error> {
+        // Like describe-eif, compare the encoded payload: there is one right encoding.
+        Ok(self.payload == payload(pcr0)? && self.verifies())
     }
 
     /// Whether the signature is valid under the certificate's key.
