@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 use std::net::Shutdown;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use guest_abi::cid::PARENT_CID;
@@ -19,21 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 static LINK: Mutex<Option<VsockStream>> = Mutex::new(None);
 
-/// Connects; must be the first connection to that port, the VMM trusts no later one. Tells whether the
-/// parent answered.
-pub(crate) fn connect() -> bool {
-    let Ok(mut link) = LINK.lock() else { return false };
+/// Connects, if that is not done yet; must be the first connection to that port, the VMM trusts no later one.
+pub(crate) fn connect() -> io::Result<()> {
+    let mut link = LINK.lock().unwrap_or_else(PoisonError::into_inner);
     if link.is_none() {
-        match open() {
-            Ok(stream) => *link = Some(stream),
-            Err(error) => {
-                console::say(&format!(
-                    "no control connection to the parent (CID 3, port 9002): {error}"
-                ));
-            }
-        }
+        *link = Some(open()?);
     }
-    link.is_some()
+    Ok(())
 }
 
 /// Sends `message`; a parent that does not take it is told of on the console.
@@ -41,8 +33,8 @@ pub(crate) fn send(message: &ToVmm) {
     // A panic while the lock is held (there is none in `send_on`) must not keep the report of it from being tried.
     let mut link = match LINK.try_lock() {
         Ok(link) => link,
-        Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(std::sync::TryLockError::WouldBlock) => return,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return,
     };
     if let Some(stream) = link.as_mut()
         && let Err(error) = send_on(stream, message)

@@ -61,7 +61,9 @@ fn enclave() -> Result<Exit, Error> {
     console::attach()?;
     let listener = agent::listen()?;
     heartbeat::beat()?;
-    control::connect();
+    if let Err(error) = control::connect() {
+        console::say(&format!("no control connection to the parent (CID 3, port 9002): {error}"));
+    }
 
     let manifest = read_manifest()?;
     mounts::enter_image()?;

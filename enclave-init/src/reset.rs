@@ -44,7 +44,8 @@ pub(crate) fn after_exit(exit: Exit) -> ! {
 pub(crate) fn after_failure(error: &Error) -> ! {
     let reason = error.chain();
     console::say(&reason);
-    if control::connect() {
+    // It may have failed before it came to connecting. Where nobody answers there is nobody to tell.
+    if control::connect().is_ok() {
         control::send(&ToVmm::failed(&reason));
     }
     machine()
