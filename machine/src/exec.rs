@@ -155,6 +155,9 @@ enum Stream {
     Error,
 }
 
+/// Takes a command's output as it comes.
+type Sink<'a> = dyn FnMut(Stream, &[u8]) -> Result<(), Error> + 'a;
+
 impl Machine {
     /// Runs a command with this process's standard streams. SIGINT, SIGTERM, SIGHUP and SIGQUIT go to the
     /// command; after the third, this gives up on it. With `terminal` (and a terminal on standard input) the command
@@ -182,7 +185,7 @@ impl Machine {
         let size = raw.as_ref().and_then(|_| crate::terminal::size());
         let signals = ForwardedSignals::block()?;
         let result = self.run(
-            command.request(input.is_some(), size),
+            &command.request(input.is_some(), size),
             &command.name(),
             input.map_or(Source::Nothing, Source::Descriptor),
             Some(&signals),
@@ -220,7 +223,7 @@ impl Machine {
         let name = command.name();
         let source = if input.is_empty() { Source::Nothing } else { Source::Bytes(input) };
         let exit = self.run(
-            command.request(!input.is_empty(), None),
+            &command.request(!input.is_empty(), None),
             &name,
             source,
             None,
@@ -255,17 +258,17 @@ impl Machine {
 
     fn run(
         &self,
-        request: Request,
+        request: &Request,
         name: &str,
         source: Source<'_>,
         signals: Option<&ForwardedSignals>,
         limits: &Limits,
-        sink: &mut dyn FnMut(Stream, &[u8]) -> Result<(), Error>,
+        sink: &mut Sink<'_>,
     ) -> Result<Exit, Error> {
         self.explain("a command ran", || {
             let deadline = Instant::now() + OPEN_PATIENCE;
             let mut session = Session::open(self.folder(), Which::Ordinary, deadline)?;
-            session.request(&request)?;
+            session.request(request)?;
             let conversation = Conversation {
                 machine: self,
                 session: &mut session,
@@ -301,10 +304,7 @@ struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    fn hold(
-        mut self,
-        sink: &mut dyn FnMut(Stream, &[u8]) -> Result<(), Error>,
-    ) -> Result<Exit, Error> {
+    fn hold(mut self, sink: &mut Sink<'_>) -> Result<Exit, Error> {
         let mut buffer = vec![0; MAX_PAYLOAD];
         loop {
             if let Some(exit) = self.take_frames(sink)? {
@@ -326,10 +326,7 @@ impl Conversation<'_> {
         }
     }
 
-    fn take_frames(
-        &mut self,
-        sink: &mut dyn FnMut(Stream, &[u8]) -> Result<(), Error>,
-    ) -> Result<Option<Exit>, Error> {
+    fn take_frames(&mut self, sink: &mut Sink<'_>) -> Result<Option<Exit>, Error> {
         while let Some((kind, payload)) = self.session.next()? {
             match (kind, payload) {
                 (Kind::Output, bytes) => sink(Stream::Output, bytes)?,

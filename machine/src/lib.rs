@@ -42,3 +42,11 @@ pub const SHARE_TAG: &str = "share";
 pub const HOST_VIEW: &str = "/run/host";
 /// Where the parent sees `<state>/machine/share`.
 pub const SHARED_STATE: &str = "/var/lib/enclave";
+
+/// The version of the QEMU that [`Machine::start`] would use, for those who only want to know.
+///
+/// # Errors
+/// [`Error::QemuMissing`], [`Error::QemuTooOld`], [`Error::QemuVersionUnreadable`].
+pub fn qemu_version() -> Result<String, Error> {
+    qemu::find().map(|qemu| qemu.version)
+}

@@ -335,7 +335,7 @@ impl Places {
                 }
                 // QEMU has not made its sockets yet, or the agent is not up.
                 Err(Error::ChannelIo(_) | Error::Channel(_) | Error::NoAnswer { .. }) => {
-                    sleep(TICK)
+                    sleep(TICK);
                 }
                 Err(other) => return Err(other),
             }

@@ -42,11 +42,12 @@ pub(crate) fn boot() -> Result<(), BootError> {
     enter("/new")?;
     spawn::raise_loopback().map_err(step("bring the loopback interface up"))?;
     sethostname("enclave-parent").map_err(step("set the host name"))?;
-    // KVM's users need not be root; there is no udev here to say so.
-    let kvm = Path::new("/dev/kvm");
-    if kvm.exists() {
-        fs::set_permissions(kvm, fs::Permissions::from_mode(0o666))
-            .map_err(step("open /dev/kvm to all users"))?;
+    // Their users need not be root; there is no udev here to say so.
+    for device in ["/dev/kvm", "/dev/vsock", "/dev/vhost-vsock", "/dev/net/tun"] {
+        if Path::new(device).exists() {
+            fs::set_permissions(device, fs::Permissions::from_mode(0o666))
+                .map_err(step(format!("open {device} to all users")))?;
+        }
     }
     Ok(())
 }

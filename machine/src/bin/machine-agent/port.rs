@@ -65,9 +65,9 @@ impl Port {
     }
 
     /// Waits until a host opens a session and answers it. `rest` is what the last session left unread.
-    pub(crate) fn await_opening(&mut self, rest: Vec<u8>) -> io::Result<Decoder> {
+    pub(crate) fn await_opening(&mut self, rest: &[u8]) -> io::Result<Decoder> {
         let mut scanner = Scanner::for_start();
-        let mut found = scanner.push(&rest);
+        let mut found = scanner.push(rest);
         let mut buffer = vec![0; 4096];
         loop {
             if let Some((nonce, after)) = found {

@@ -55,7 +55,7 @@ fn find_device(name: &str) -> io::Result<PathBuf> {
 fn serve_port(mut port: Port) -> io::Error {
     let mut rest = Vec::new();
     loop {
-        let mut decoder = match port.await_opening(rest) {
+        let mut decoder = match port.await_opening(&rest) {
             Ok(decoder) => decoder,
             Err(error) => return error,
         };

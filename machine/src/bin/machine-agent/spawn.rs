@@ -57,8 +57,8 @@ pub(crate) fn raise_loopback() -> io::Result<()> {
     for (slot, byte) in request.ifr_name.iter_mut().zip(b"lo") {
         *slot = byte.cast_signed();
     }
-    // IFF_UP is 1.
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
+    // IFF_UP, which is 1.
+    request.ifr_ifru.ifru_flags = 1;
     // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which outlives the call.
     if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } < 0 {
         return Err(io::Error::last_os_error());
