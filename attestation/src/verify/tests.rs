@@ -10,6 +10,7 @@ use crate::leaf_key::LeafKey;
 use crate::test_authority::{BENCH, NOW, counting, identity, pcrs};
 
 mod forged;
+mod hostile;
 
 const AWS_DOCUMENT: &[u8] = include_bytes!("../../testdata/01-prod-userdata-nonce.cbor");
 const AWS_TIME: i64 = 1_668_034_320;
