@@ -15,6 +15,7 @@ pub mod min_memory;
 pub mod nsm_process;
 pub mod paths;
 pub mod privileges;
+pub mod probe;
 pub mod registry;
 pub mod resources;
 pub mod sealed_image;
