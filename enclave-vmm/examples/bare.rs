@@ -67,7 +67,7 @@ fn main() -> Anything {
         console: (!quiet).then(|| OwnedFd::from(console_for_vmm)),
         cgroup: None,
     };
-    let vmm = std::thread::spawn(move || vmm::run(descriptors, started, pages));
+    let vmm = std::thread::spawn(move || vmm::run_with(descriptors, started, pages));
 
     let keeper = Channel::new(keeper, "the vmm");
     keeper.send(&ToVmm::Config(config))?;

@@ -37,6 +37,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use crate::channel::Channel;
 use crate::probe;
 use crate::sealed_image::SealedImage;
+use crate::spawn;
 use error::Error;
 use io_loop::{IoLoop, tell};
 use load::{Entry, Image};
@@ -62,9 +63,31 @@ pub struct Descriptors {
     pub cgroup: Option<OwnedFd>,
 }
 
-/// The vmm role, from the first message to the last. `started` is when the process began; `pages` are [`Pages::Huge`]
-/// for enclaves. Returns the exit code: 0 after an end that belongs to an enclave's life, else 1.
-pub fn run(descriptors: Descriptors, started: Instant, pages: Pages) -> u8 {
+/// The role `enclave-vmm vmm` on the descriptors of `docs/architecture.md`. `started` is when the process began. Returns the
+/// exit code: 0 after an end that belongs to an enclave's life, 1 after a failure, 2 without its descriptors.
+#[must_use]
+pub fn run(started: Instant) -> u8 {
+    let descriptors = || -> crate::Result<Descriptors> {
+        Ok(Descriptors {
+            keeper: spawn::inherited(3)?,
+            image: spawn::inherited(4)?,
+            nsm: spawn::inherited(5)?,
+            // These two are there or not.
+            console: spawn::inherited(6).ok(),
+            cgroup: spawn::inherited(7).ok(),
+        })
+    };
+    match descriptors() {
+        Ok(descriptors) => run_with(descriptors, started, Pages::Huge),
+        // Nobody to tell: the keeper is what is missing.
+        Err(_) => 2,
+    }
+}
+
+/// The role on given descriptors, from the first message to the last; `pages` are [`Pages::Huge`] for enclaves. Returns
+/// the exit code.
+#[must_use]
+pub fn run_with(descriptors: Descriptors, started: Instant, pages: Pages) -> u8 {
     let Descriptors { keeper, image, nsm, console, cgroup } = descriptors;
     let keeper = Channel::new(keeper, "the keeper");
     let parts = Parts { image, nsm, console, cgroup, pages };
