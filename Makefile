@@ -55,9 +55,10 @@ test: setup-test build lint test-fast test-end-to-end ## every test
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --quiet
-	shellcheck setup guest-build guest-kernel/build guest-kernel/check examples/hello/make-oci-layout examples/hello/demo .ci/run
+	shellcheck setup guest-build guest-kernel/build guest-kernel/check guest-kernel/test examples/hello/make-oci-layout examples/hello/demo .ci/run
 
 test-fast: ## unit and property tests: no KVM, no root
+	guest-kernel/test
 	$(CARGO) test --workspace --locked --quiet --exclude tests
 
 test-end-to-end: ## enclaves in a parent, foreign verifiers and clients
