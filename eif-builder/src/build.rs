@@ -11,12 +11,12 @@ use ring::digest::{Context, SHA256, digest};
 use serde_json::Value;
 
 use crate::Error;
-use crate::error::shown;
 use crate::format::{Architecture, SectionKind};
+use crate::input::{self, open, read_bounded};
 use crate::measure::Measurements;
 use crate::metadata::{BuildMetadata, Metadata, build_time, custom};
 use crate::oci::{self, OciReference};
-use crate::ramdisk::{add_mount_points, open_regular, write_app, write_boot};
+use crate::ramdisk::{add_mount_points, write_app, write_boot};
 use crate::rootfs;
 use crate::tree::{Kind, Tree, TreeLimits};
 use crate::write::{EifWriter, Written, copy, folder_of};
@@ -142,7 +142,7 @@ struct Application {
 /// Any of [`Error`]; the output is then as it was before.
 pub fn build(inputs: &BuildInputs, progress: &mut dyn FnMut(Progress)) -> Result<Built, Error> {
     // Cheap refusals first.
-    let cmdline = checked_cmdline(&inputs.cmdline)?;
+    let cmdline = input::cmdline(&inputs.cmdline)?;
     let given = match &inputs.manifest {
         Some(path) => settings::read_file(path)?,
         None => PartialManifest::default(),
@@ -156,7 +156,7 @@ pub fn build(inputs: &BuildInputs, progress: &mut dyn FnMut(Progress)) -> Result
         Some(path) => custom(&path.display().to_string(), &read_bounded(path, MAX_TEXT)?)?,
         None => Value::Null,
     };
-    open_regular_or_link(&inputs.kernel)?;
+    open(&inputs.kernel)?;
 
     let Application { mut tree, spool, image, created, name, version, notes } =
         open_source(inputs, progress)?;
@@ -172,7 +172,7 @@ pub fn build(inputs: &BuildInputs, progress: &mut dyn FnMut(Progress)) -> Result
     build_metadata.init_sha256 = Some(hex::encode(digest(&SHA256, &init)));
 
     let mut writer = EifWriter::create(&inputs.output, Architecture::X86_64)?;
-    let mut kernel = Sha256Reader::new(open_regular_or_link(&inputs.kernel)?);
+    let mut kernel = Sha256Reader::new(open(&inputs.kernel)?);
     let kernel_name = inputs.kernel.display().to_string();
     writer.section_with(SectionKind::Kernel, |sink| {
         copy(&mut kernel, sink, &kernel_name).map(|_| ())
@@ -273,18 +273,6 @@ fn last_name(folder: &Path) -> String {
     whole.file_name().map_or_else(|| "image".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-fn checked_cmdline(text: &str) -> Result<&str, Error> {
-    let text = text.trim_end();
-    if text.contains(['\0', '\n']) {
-        return Err(Error::Option {
-            option: "kernel command line",
-            value: shown(text.as_bytes()),
-            problem: "it must be one line without NUL".to_owned(),
-        });
-    }
-    Ok(text)
-}
-
 fn read_init(path: &Path) -> Result<Vec<u8>, Error> {
     let bytes = read_bounded(path, MAX_INIT)?;
     if bytes.is_empty() {
@@ -295,24 +283,6 @@ fn read_init(path: &Path) -> Result<Vec<u8>, Error> {
         });
     }
     Ok(bytes)
-}
-
-pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    open_regular_or_link(path)?
-        .take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > limit {
-        let error = io::Error::new(io::ErrorKind::FileTooLarge, format!("over {limit} bytes"));
-        return Err(Error::io("read", path)(error));
-    }
-    Ok(bytes)
-}
-
-/// Opens an input that the user named: links are followed, and a FIFO is not waited for.
-fn open_regular_or_link(path: &Path) -> Result<File, Error> {
-    open_regular(&path.canonicalize().map_err(Error::io("open", path))?)
 }
 
 /// Hashes a file on its way into the image.

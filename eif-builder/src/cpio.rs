@@ -169,4 +169,4 @@ impl<'a> CpioWriter<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -117,6 +117,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A folder, a FIFO or a device where a file was named.
+    #[error("`{path}`: it is not a regular file")]
+    NotRegular { path: String },
     /// Reading contents failed in the middle of a section.
     #[error("cannot copy {what}")]
     Copy {

@@ -9,6 +9,7 @@ pub mod build;
 pub mod describe;
 pub mod eif;
 pub mod format;
+pub mod input;
 pub mod measure;
 pub mod metadata;
 pub mod signature;

@@ -1,14 +1,14 @@
 //! `eif-builder`: an enclave image from ready sections, for people who want images and nothing else.
 //! Images from root file systems and OCI layouts are `enclave-cli build-enclave`'s.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use eif_builder::describe::BuildInfo;
 use eif_builder::format::{Architecture, MAX_METADATA, SectionKind};
+use eif_builder::input;
 use eif_builder::metadata::{BuildMetadata, Metadata, build_time};
 use eif_builder::write::EifWriter;
 use eif_builder::{Error, Measurements};
@@ -81,7 +81,7 @@ fn report(error: &Error) {
 }
 
 fn assemble(arguments: &Assemble) -> Result<Measurements, Error> {
-    let cmdline = arguments.cmdline.trim_end();
+    let cmdline = input::cmdline(&arguments.cmdline)?;
     let metadata = match &arguments.metadata {
         Some(path) => read_metadata(path)?,
         None => label(&arguments.kernel)?,
@@ -97,18 +97,18 @@ fn assemble(arguments: &Assemble) -> Result<Measurements, Error> {
 }
 
 fn add_file(writer: &mut EifWriter, kind: SectionKind, path: &Path) -> Result<(), Error> {
-    let failed = |action| move |source| Error::Io { action, path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed("open"))?;
-    let size = file.metadata().map_err(failed("read"))?.len();
-    writer.section(kind, size, &mut file)
+    let mut file = input::open(path)?;
+    let metadata = file.metadata().map_err(|source| Error::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    writer.section(kind, metadata.len(), &mut file)
 }
 
 /// A metadata file, which must be what every reader of the image will ask for.
 fn read_metadata(path: &Path) -> Result<Vec<u8>, Error> {
-    let failed = |action| move |source| Error::Io { action, path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let mut file = File::open(path).map_err(failed("open"))?.take(MAX_METADATA + 1);
-    file.read_to_end(&mut bytes).map_err(failed("read"))?;
+    let bytes = input::read_bounded(path, MAX_METADATA)?;
     let object: Result<serde_json::Map<String, serde_json::Value>, _> =
         serde_json::from_slice(&bytes);
     match object {

@@ -221,4 +221,4 @@ fn follow_indexes(layout: &Path, mut chosen: Descriptor) -> Result<Descriptor, E
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

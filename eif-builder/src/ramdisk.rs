@@ -2,15 +2,15 @@
 //! (`enclave.toml`, `rootfs/…`). The kernel unpacks both into one root file system. Their layout is a
 //! contract with init, written down in docs/architecture.md.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
 use guest_abi::manifest;
 
 use crate::Error;
 use crate::cpio::{CpioWriter, Entry, file_type};
+use crate::input;
 use crate::tree::{Content, Kind, Node, Tree};
 
 /// Folders that init mounts something on, with the permissions they get where an image lacks them.
@@ -122,24 +122,8 @@ pub(crate) fn open<'a>(
         Content::Spooled { offset, size } => {
             Box::new(SpoolReader { spool, offset: *offset, left: *size })
         }
-        Content::Host { path, size } => Box::new(open_regular(path)?.take(*size)),
+        Content::Host { path, size } => Box::new(input::open_unfollowed(path)?.take(*size)),
     })
-}
-
-/// Opens a file that was seen to be a regular one and must still be: not a link or a FIFO that took its
-/// place.
-pub(crate) fn open_regular(path: &Path) -> Result<File, Error> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-        .map_err(Error::io("open", path))?;
-    let metadata = file.metadata().map_err(Error::io("open", path))?;
-    if !metadata.is_file() {
-        let error = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file any more");
-        return Err(Error::io("open", path)(error));
-    }
-    Ok(file)
 }
 
 struct SpoolReader<'a> {

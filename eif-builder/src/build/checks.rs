@@ -131,6 +131,3 @@ fn join(folder: &str, path: &str) -> String {
     }
     if joined.is_empty() { "/".to_owned() } else { joined }
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use guest_abi::manifest::{MAX_LEN, Manifest, ManifestError, PartialManifest};
 
-use super::read_bounded;
 use crate::Error;
+use crate::input::read_bounded;
 
 /// Reads a manifest file.
 pub(super) fn read_file(path: &Path) -> Result<PartialManifest, Error> {

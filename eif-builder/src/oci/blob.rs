@@ -2,7 +2,7 @@
 //! content. A blob is believed only when all of it has been read and both its size and its digest are
 //! those of the descriptor that named it.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use ring::digest::{Algorithm, Context, SHA256, SHA512};
 use super::document::Descriptor;
 use crate::Error;
 use crate::error::shown;
+use crate::input::open;
 
 /// The longest index, manifest or configuration that is read, in bytes.
 const MAX_DOCUMENT: u64 = 4 << 20;
@@ -76,12 +77,12 @@ pub(super) struct Blob {
 }
 
 impl Blob {
-    /// Opens the blob a descriptor names.
+    /// Opens the blob a descriptor names. Links are followed: what is read is checked by its digest.
     pub(super) fn open(layout: &Path, descriptor: &Descriptor) -> Result<Self, Error> {
         let digest = descriptor.digest()?;
         let (algorithm, digits) = digest.text.split_once(':').unwrap_or_default();
         let path = layout.join("blobs").join(algorithm).join(digits);
-        let file = open_file(&path)?;
+        let file = open(&path)?;
         let found = file.metadata().map_err(Error::io("read", &path))?.len();
         if found != descriptor.size {
             let digest = digest.text;
@@ -137,7 +138,7 @@ pub(super) fn read_document(layout: &Path, descriptor: &Descriptor) -> Result<Ve
 pub(super) fn read_named(layout: &Path, name: &str) -> Result<Vec<u8>, Error> {
     let path = layout.join(name);
     let mut bytes = Vec::new();
-    open_file(&path)?
+    open(&path)?
         .take(MAX_DOCUMENT + 1)
         .read_to_end(&mut bytes)
         .map_err(Error::io("read", &path))?;
@@ -150,15 +151,4 @@ pub(super) fn read_named(layout: &Path, name: &str) -> Result<Vec<u8>, Error> {
 fn too_long(file: &str) -> Error {
     let problem = format!("more than {MAX_DOCUMENT} bytes");
     Error::Oci { file: file.to_owned(), problem }
-}
-
-/// Layouts made by hard-linking or symlinking blobs are common, so links are followed here; what is
-/// read is checked by its digest. Looked at first, because opening a FIFO would wait for ever.
-fn open_file(path: &Path) -> Result<File, Error> {
-    let metadata = fs::metadata(path).map_err(Error::io("open", path))?;
-    if !metadata.is_file() {
-        let file = shown(path.as_os_str().as_encoded_bytes());
-        return Err(Error::Oci { file, problem: "it is not a regular file".to_owned() });
-    }
-    File::open(path).map_err(Error::io("open", path))
 }

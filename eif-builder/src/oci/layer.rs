@@ -34,11 +34,13 @@ pub(super) struct Unpacker<'a> {
 struct Budget {
     left: u64,
     limit: u64,
+    /// There was more to come than was left.
+    exceeded: bool,
 }
 
 impl<'a> Unpacker<'a> {
     pub(super) fn new(tree: &'a mut Tree, spool: File, limit: u64) -> Self {
-        let budget = Rc::new(RefCell::new(Budget { left: limit, limit }));
+        let budget = Rc::new(RefCell::new(Budget { left: limit, limit, exceeded: false }));
         let spool = BufWriter::with_capacity(CHUNK, spool);
         Self { tree, spool, spooled: 0, budget, xattrs: 0 }
     }
@@ -138,7 +140,8 @@ impl<'a> Unpacker<'a> {
 
     fn spool(&mut self, data: &mut dyn Read, size: u64, path: &[u8]) -> Result<Content, Error> {
         let offset = self.spooled;
-        let copied = copy(data, &mut self.spool, &shown(path))?;
+        let copied = copy(data, &mut self.spool, &shown(path))
+            .map_err(|error| self.over_budget().unwrap_or(error))?;
         self.spooled += copied;
         if copied != size {
             let what = format!("`{}`", shown(path));
@@ -148,11 +151,18 @@ impl<'a> Unpacker<'a> {
     }
 
     fn archive_failed(&self, layer: &str, error: TarError) -> Error {
-        let budget = self.budget.borrow();
-        if budget.left == 0 {
-            return Error::Limit { what: "unpacked bytes", limit: budget.limit };
-        }
-        Error::Archive { layer: layer.to_owned(), offset: error.offset, problem: error.problem }
+        let TarError { offset, problem } = error;
+        self.over_budget().unwrap_or_else(|| Error::Archive {
+            layer: layer.to_owned(),
+            offset,
+            problem,
+        })
+    }
+
+    /// The real reason, where reading failed because the budget was spent.
+    fn over_budget(&self) -> Option<Error> {
+        let Budget { limit, exceeded, .. } = *self.budget.borrow();
+        exceeded.then_some(Error::Limit { what: "unpacked bytes", limit })
     }
 }
 
@@ -179,9 +189,13 @@ struct Hashed {
 impl Read for Hashed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut budget = self.budget.borrow_mut();
-        if budget.left == 0 && !buffer.is_empty() {
-            // Recognised by the empty budget; the text is never shown.
-            return Err(io::Error::other("unpacks to too much"));
+        if budget.left == 0 {
+            // Nothing more may come; that nothing comes is fine.
+            if buffer.is_empty() || self.input.read(&mut [0])? == 0 {
+                return Ok(0);
+            }
+            budget.exceeded = true;
+            return Err(io::Error::other("unpacks to more than the limit"));
         }
         let most = usize::try_from(budget.left).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.input.read(&mut buffer[..most])?;
