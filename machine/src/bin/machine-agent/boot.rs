@@ -73,19 +73,34 @@ fn mount_kernel_file_systems(root: &str) -> Result<(), BootError> {
 
 fn load_modules() -> Result<(), BootError> {
     let list = fs::read_to_string(MODULE_LIST).map_err(step(format!("read {MODULE_LIST}")))?;
+    let processor = fs::read_to_string("/proc/cpuinfo").map_err(step("read /proc/cpuinfo"))?;
     for line in list.lines() {
         let (path, required) = line.strip_prefix('?').map_or((line, true), |path| (path, false));
+        if is_for_another_processor(path, &processor) {
+            continue;
+        }
         let file = fs::File::open(path).map_err(step(format!("open {path}")))?;
         let loaded = finit_module(&file, c"", ModuleInitFlags::empty());
         match loaded {
             // Built in, or pulled in before.
             Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
             Err(errno) if required => return Err(step(format!("load {path}"))(errno)),
-            // The other vendor's KVM, for one.
+            // The console says why, where it matters.
             Err(_) => {}
         }
     }
     Ok(())
+}
+
+/// Whether this is the KVM of the vendor whose virtualisation this processor does not have. Loading it would only
+/// fail, after most of a second under emulation.
+fn is_for_another_processor(path: &str, processor: &str) -> bool {
+    let flag = match path {
+        "/modules/kvm_amd.ko" => "svm",
+        "/modules/kvm_intel.ko" => "vmx",
+        _ => return false,
+    };
+    !processor.split_whitespace().any(|word| word == flag)
 }
 
 /// The host's root, cached for the life of the machine (what changes on the host afterwards may or
@@ -153,4 +168,17 @@ fn enter(root: &str) -> Result<(), BootError> {
         .map_err(step("move the new root into place"))?;
     chroot(".").map_err(step("make it the root"))?;
     chdir("/").map_err(step("enter it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_fitting_kvm_is_loaded() {
+        let amd = "vendor_id\t: AuthenticAMD\nflags\t\t: fpu svm npt\n";
+        assert!(!is_for_another_processor("/modules/kvm_amd.ko", amd));
+        assert!(is_for_another_processor("/modules/kvm_intel.ko", amd));
+        assert!(!is_for_another_processor("/modules/kvm.ko", amd));
+    }
 }
