@@ -19,13 +19,17 @@ use vsock::{VsockListener, VsockStream};
 use crate::{Error, console};
 
 /// Connections served at once; the rest wait in the listener's queue.
-const WORKERS: usize = 4;
+const WORKERS: usize = 8;
 
 /// Enough for a few frames and the device's ioctl; the buffers are on the heap.
 const STACK: usize = 128 << 10;
 
-/// From the acceptance of a connection to its last byte.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// From the acceptance of a connection to the last byte of its request: short, since all a peer has to do is
+/// to send a few bytes it already has, and whoever holds a worker holds up others.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(3);
+
+/// From the device's answer to the last byte of the reply.
+const REPLY_DEADLINE: Duration = Duration::from_secs(5);
 
 /// After a failed accept, so that a lasting failure does not take the enclave's CPUs.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -65,12 +69,13 @@ fn work(listener: &VsockListener) {
 /// Serves one connection. What goes wrong on it is the peer's affair and is not logged: a peer could
 /// otherwise fill the console.
 fn answer(stream: &VsockStream) {
-    let mut bounded = Bounded { stream, deadline: Instant::now() + DEADLINE };
+    let mut bounded = Bounded { stream, deadline: Instant::now() + REQUEST_DEADLINE };
     let reply = match frame::read(&mut bounded, MAX_REQUEST) {
         Ok(request) => respond(&request, document),
         Err(error @ WireError::FrameTooLong { .. }) => AgentReply::error(&error.to_string()),
         Err(_) => return,
     };
+    bounded.deadline = Instant::now() + REPLY_DEADLINE;
     if let Ok(bytes) = reply.encode()
         && frame::write(&mut bounded, &bytes, MAX_REPLY).is_ok()
     {

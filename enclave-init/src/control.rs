@@ -2,20 +2,23 @@
 //! does not answer there, and the enclave runs without it; so nothing here can fail init. It is one per
 //! process and reachable from anywhere, because a failure can come from any thread, a panic included.
 
-use std::io::{self, Read};
-use std::net::Shutdown;
+use std::io;
 use std::sync::{Mutex, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest_abi::cid::PARENT_CID;
 use guest_abi::control::{MAX_FRAME, ToVmm};
 use guest_abi::{Error as WireError, frame, ports};
+use nix::sys::socket::{SetSockOpt, sockopt};
 use vsock::VsockStream;
 
 use crate::console;
 
-/// For a write that the parent does not take, and for the parent's end of the stream after ours.
+/// For a write that the parent does not take.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Seconds to wait at the end for the parent to have read everything.
+const LINGER: libc::c_int = 2;
 
 static LINK: Mutex<Option<VsockStream>> = Mutex::new(None);
 
@@ -44,35 +47,24 @@ pub(crate) fn send(message: &ToVmm) {
     }
 }
 
-/// Ends our half and waits until the parent has ended its own: then it has read everything.
+/// Closes the connection, and waits until the parent has taken everything sent on it.
 pub(crate) fn finish() {
     let Ok(mut link) = LINK.try_lock() else { return };
-    if let Some(mut stream) = link.take()
-        && let Err(error) = stream.shutdown(Shutdown::Write).and_then(|()| read_to_end(&mut stream))
-    {
-        console::say(&format!("the parent may not have read the last report: {error}"));
+    if let Some(stream) = link.take() {
+        // With it, closing waits for the peer's answer, which it gives once it has read all of it.
+        let linger = libc::linger { l_onoff: 1, l_linger: LINGER };
+        if let Err(errno) = sockopt::Linger.set(&stream, &linger) {
+            console::say(&format!("the parent may not have read the last report: {errno}"));
+        }
     }
 }
 
 fn open() -> io::Result<VsockStream> {
     let stream = VsockStream::connect_with_cid_port(PARENT_CID, ports::CONTROL)?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
 
 fn send_on(stream: &mut VsockStream, message: &ToVmm) -> Result<(), WireError> {
     frame::write(stream, &message.encode()?, MAX_FRAME)
-}
-
-/// Bounded in time also against a parent that keeps sending.
-fn read_to_end(stream: &mut impl Read) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut scratch = [0; 256];
-    while stream.read(&mut scratch)? > 0 {
-        if Instant::now() > deadline {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-    }
-    Ok(())
 }
