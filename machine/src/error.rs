@@ -202,6 +202,10 @@ impl Error {
             Self::KernelPackageUnknown(_) => "run 'sudo apt-get update'; on Debian 12 the package \
                 is in bookworm-security, on Debian 13 in trixie"
                 .to_owned(),
+            Self::ToolMissing { package: "apt", .. } => {
+                "the machine takes its kernel from Debian's packages, so it needs a Debian host"
+                    .to_owned()
+            }
             Self::ToolMissing { package, .. } => format!("sudo apt-get install {package}"),
             Self::Tool { program, .. } if program == "apt-get" => {
                 "run 'sudo apt-get update' and try again; the download needs the network once"

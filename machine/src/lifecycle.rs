@@ -121,7 +121,7 @@ impl Machine {
             let pid = child.id().cast_signed();
             let status = Status {
                 pid,
-                start_time: start_time(pid).ok_or(Error::NotRunning)?,
+                start_time: process_state(pid).ok_or(Error::NotRunning)?.1,
                 accel: config.accel,
                 icount: config.icount,
                 cpus: config.cpus,
@@ -397,7 +397,8 @@ fn running(folder: &Path) -> Result<Option<Status>, Error> {
         path,
         source: error.into(),
     })?;
-    Ok(Some(status).filter(is_alive))
+    // An id of 1, 0 or below would mean init or whole groups to `kill`.
+    Ok(Some(status).filter(|status| status.pid > 1 && is_alive(status)))
 }
 
 /// Removes what a machine that is gone left in its run folder. The locks stay: others may hold them.
@@ -415,9 +416,15 @@ fn sweep(folder: &Path) {
 }
 
 fn is_alive(status: &Status) -> bool {
-    // Collects QEMU when it is this process's child; an error when it is not.
-    let _ = waitpid(Pid::from_raw(status.pid), Some(WaitPidFlag::WNOHANG));
-    start_time(status.pid) == Some(status.start_time)
+    match process_state(status.pid) {
+        Some((_, start_time)) if start_time != status.start_time => false,
+        Some(('Z' | 'X', _)) => {
+            // Ended; this process collects it when it is its parent, and nobody is harmed when not.
+            let _ = waitpid(Pid::from_raw(status.pid), Some(WaitPidFlag::WNOHANG));
+            false
+        }
+        found => found.is_some(),
+    }
 }
 
 fn ends_within(status: &Status, patience: Duration) -> bool {
@@ -431,20 +438,17 @@ fn ends_within(status: &Status, patience: Duration) -> bool {
     true
 }
 
-/// Field 22 of `/proc/<pid>/stat`; none for a process that is gone or only waits to be collected.
-fn start_time(pid: i32) -> Option<u64> {
-    parse_start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+/// State and start time of a process, fields 3 and 22 of `/proc/<pid>/stat`; none when there is no such process.
+fn process_state(pid: i32) -> Option<(char, u64)> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// The second field, the name in parentheses, may hold anything, so fields count from its last one.
-fn parse_start_time(stat: &str) -> Option<u64> {
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 fn ask_to_power_off(folder: &Path) -> Result<(), Error> {
@@ -510,10 +514,10 @@ mod tests {
     #[test]
     fn the_start_time_is_found_whatever_the_name() {
         let tail = "1 1 1 0 -1 4194560 5 6 7 8 9 10 11 12 20 0 1 0 4242 100 200";
-        assert_eq!(parse_start_time(&format!("7 (a) b) (c) S {tail}")), Some(4242));
-        assert_eq!(parse_start_time(&format!("7 (sh) Z {tail}")), None);
-        assert_eq!(parse_start_time("7 (sh) S 1 2"), None);
-        assert!(start_time(std::process::id().cast_signed()).is_some());
+        assert_eq!(parse_stat(&format!("7 (a) b) (c) S {tail}")), Some(('S', 4242)));
+        assert_eq!(parse_stat(&format!("7 (sh) Z {tail}")), Some(('Z', 4242)));
+        assert_eq!(parse_stat("7 (sh) S 1 2"), None);
+        assert!(process_state(std::process::id().cast_signed()).is_some());
     }
 
     #[test]
@@ -521,13 +525,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(running(folder.path()).unwrap(), None);
         let own = std::process::id().cast_signed();
-        let alive = status(own, start_time(own).unwrap());
+        let alive = status(own, process_state(own).unwrap().1);
         write_record(folder.path(), &alive).unwrap();
         assert_eq!(running(folder.path()).unwrap(), Some(alive.clone()));
         write_record(folder.path(), &status(own, alive.start_time + 1)).unwrap();
         assert_eq!(running(folder.path()).unwrap(), None);
+        let everybody = Status { pid: -1, ..alive };
+        write_record(folder.path(), &everybody).unwrap();
+        assert_eq!(running(folder.path()).unwrap(), None);
         fs::write(record(folder.path()), "{").unwrap();
         assert!(running(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_child_that_ended_is_not_alive() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let started = process_state(pid).unwrap().1;
+        assert!(ends_within(&status(pid, started), Duration::from_secs(20)));
+        assert!(process_state(pid).is_none(), "left uncollected");
+        let _ = child.wait();
     }
 
     #[test]

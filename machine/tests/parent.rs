@@ -70,6 +70,8 @@ fn a_parent_from_start_to_stop() {
     abandoned_sessions_leave_ports_usable(&machine);
     files_arrive_whole(&machine, folder.path());
     many_commands_at_once(&machine);
+    a_failed_server_is_replaced(&machine);
+    a_stopped_parent_is_told_from_a_silent_command(&machine);
 
     assert_eq!(Machine::stop(&config.run_dir).unwrap(), Stopped::Orderly);
     assert!(Machine::open(&config.run_dir).unwrap().is_none());
@@ -255,6 +257,36 @@ fn many_commands_at_once(machine: &Machine) {
     eprintln!("200 commands by 20 threads in {:?}", begun.elapsed());
     // Nothing of them is left.
     assert_eq!(text(machine, "cat /proc/[0-9]*/stat | cut -d' ' -f3 | grep -c Z || true"), "0");
+}
+
+fn a_failed_server_is_replaced(machine: &Machine) {
+    // A command's parent process is the server of the channel.
+    let command = Command::new("sh").args(["-c", "kill -9 $PPID; sleep 60"]);
+    let begun = Instant::now();
+    let error = machine.exec_captured(&command, &[], &Limits::default()).unwrap_err();
+    assert!(matches!(error, Error::Channel(_)), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_eq!(text(machine, "echo again"), "again");
+}
+
+fn a_stopped_parent_is_told_from_a_silent_command(machine: &Machine) {
+    let signal = |name: &str| {
+        let pid = machine.status().pid.to_string();
+        let sent = std::process::Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(sent.success());
+    };
+    let error = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let limits = Limits { silence: Some(Duration::from_secs(4)), ..Limits::default() };
+            machine.exec_captured(&Command::new("sleep").arg("4325"), &[], &limits).unwrap_err()
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        signal("-STOP");
+        waiting.join().unwrap()
+    });
+    signal("-CONT");
+    assert!(matches!(error, Error::Wedged { .. }), "{error}");
+    assert_eq!(text(machine, "echo awake"), "awake");
 }
 
 fn a_killed_machine_is_said_to_be_dead(config: &Config) {

@@ -10,7 +10,8 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use machine::channel::frame::{self, Decoder, FrameError, Kind};
+use machine::channel::MAX_PAYLOAD;
+use machine::channel::frame::{self, Decoder, FrameError, HEADER, Kind};
 use machine::channel::opening::{ECHO, Nonce, Scanner};
 
 /// Why a session cannot go on.
@@ -62,6 +63,15 @@ impl Port {
             .custom_flags(libc::O_NONBLOCK)
             .open(device)?;
         Ok(Self { device, nonce: Nonce([0; 16]), out: Vec::new(), sent: 0 })
+    }
+
+    /// Ends the session of a host that was talking to an earlier server, which failed: zeros to the length of the
+    /// longest frame are no session's frames, and mean nothing to a host that is only opening one.
+    pub(crate) fn disown_earlier_session(&mut self) {
+        self.out.resize(MAX_PAYLOAD + HEADER, 0);
+        // It may have gone by itself.
+        let _ = self.flush();
+        self.end_session();
     }
 
     /// Waits until a host opens a session and answers it. `rest` is what the last session left unread.

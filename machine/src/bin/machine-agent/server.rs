@@ -53,6 +53,7 @@ fn find_device(name: &str) -> io::Result<PathBuf> {
 }
 
 fn serve_port(mut port: Port) -> io::Error {
+    port.disown_earlier_session();
     let mut rest = Vec::new();
     loop {
         let mut decoder = match port.await_opening(&rest) {
