@@ -1,15 +1,12 @@
 //! Writing an EIF, version 4, in the order of AWS's builder: kernel, command line, metadata,
 //! ramdisks, signature. Sections are streamed: each byte is checksummed, measured and written once,
 //! and the numbers that are only known afterwards (sizes, CRC) are put in place at the end. The file
-//! has a temporary name in the folder of the output until it is complete and on disk, so a failed
-//! build leaves nothing, and nobody ever sees half an image.
+//! gets its name when it is complete and on disk, so a failed build leaves nothing, and nobody ever
+//! sees half an image.
 
-use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-use tempfile::NamedTempFile;
 
 use crate::Error;
 use crate::format::{
@@ -19,12 +16,16 @@ use crate::format::{
 };
 use crate::measure::{Measurements, Measurer};
 
+mod output;
+
+use output::OutputFile;
+
 /// Bytes read from a source, and gathered before a write, at a time.
 const CHUNK: usize = 128 * 1024;
 
 /// An image in the making. Dropped before [`EifWriter::finish`], it leaves nothing behind.
 pub struct EifWriter {
-    file: NamedTempFile,
+    file: OutputFile,
     output: PathBuf,
     architecture: Architecture,
     sections: Vec<Done>,
@@ -60,13 +61,8 @@ impl EifWriter {
     /// # Errors
     /// [`Error::Io`] where no file can be made in that folder.
     pub fn create(output: &Path, architecture: Architecture) -> Result<Self, Error> {
-        let folder = folder_of(output);
-        let file = tempfile::Builder::new()
-            .prefix(".eif-")
-            .suffix(".partial")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(&folder)
-            .map_err(Error::io("create a file in", &folder))?;
+        let file =
+            OutputFile::create(output).map_err(Error::io("create a file in", folder_of(output)))?;
         let mut writer = Self {
             file,
             output: output.to_owned(),
@@ -146,7 +142,7 @@ impl EifWriter {
     /// # Errors
     /// [`Error::SectionTally`] where kernel, command line or metadata is missing, [`Error::Unfinished`]
     /// after a section that failed, [`Error::Io`].
-    pub fn finish(mut self) -> Result<Written, Error> {
+    pub fn finish(self) -> Result<Written, Error> {
         if self.broken {
             return Err(Error::Unfinished);
         }
@@ -163,13 +159,7 @@ impl EifWriter {
         put(&mut header, CRC_AT, &crc.to_be_bytes());
         self.write_at(&header, 0)?;
         let output = self.output;
-        self.file.as_file_mut().sync_all().map_err(Error::io("write", &output))?;
-        self.file.persist(&output).map_err(|failure| Error::io("write", &output)(failure.error))?;
-        // The rename itself lies in the folder. The image is complete either way, and some file
-        // systems do not let folders be synchronised.
-        if let Ok(folder) = File::open(folder_of(&output)) {
-            let _ = folder.sync_all();
-        }
+        self.file.persist(&output).map_err(Error::io("write", &output))?;
         Ok(Written { measurements: self.measurer.finish(), size: self.position, crc })
     }
 
@@ -220,13 +210,13 @@ impl EifWriter {
     }
 
     fn append_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.as_file_mut().write_all(bytes)?;
+        self.file.file().write_all(bytes)?;
         self.position += bytes.len() as u64;
         Ok(())
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
-        self.file.as_file().write_all_at(bytes, offset).map_err(Error::io("write", &self.output))
+        self.file.file().write_all_at(bytes, offset).map_err(Error::io("write", &self.output))
     }
 }
 

@@ -91,6 +91,26 @@ fn leaves_nothing_when_it_fails() {
 }
 
 #[test]
+fn an_image_that_is_there_is_replaced_in_one_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("a.eif");
+    std::fs::write(&output, "the old image").unwrap();
+    let mut old = std::fs::File::open(&output).unwrap();
+    let mut writer = EifWriter::create(&output, Architecture::X86_64).unwrap();
+    for (kind, data) in EXAMPLE {
+        assert_eq!(std::fs::read(&output).unwrap(), b"the old image");
+        writer.section(kind, data.len() as u64, &mut &data[..]).unwrap();
+    }
+    writer.finish().unwrap();
+    assert_eq!(std::fs::metadata(&output).unwrap().len(), 639);
+    assert_eq!(left_in(folder.path()), 1);
+    // Whoever had the old one open still has it.
+    let mut text = String::new();
+    old.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "the old image");
+}
+
+#[test]
 fn a_name_taken_by_a_folder_is_an_error_that_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("a.eif");
