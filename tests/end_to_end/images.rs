@@ -68,11 +68,11 @@ impl Images {
     ) -> Result<Image> {
         let rootfs = self.folder.join(format!("{name}-rootfs"));
         put(&rootfs, "bin/busybox", Path::new(BUSYBOX))?;
-        fs::write(rootfs.join("run"), script)?;
+        fs::write(rootfs.join("script"), script)?;
         let manifest = manifest(
             &self.folder,
             name,
-            "cmd = [\"/bin/busybox\", \"sh\", \"/run\"]\nenv = [\"PATH=/bin\"]\n",
+            "cmd = [\"/bin/busybox\", \"sh\", \"/script\"]\nenv = [\"PATH=/bin\"]\n",
         )?;
         let (rootfs, manifest) = (text(&rootfs)?, text(&manifest)?);
         build(
