@@ -2,19 +2,18 @@
 //! `enclave-cli machine exec` and the routed commands do), or with the output kept, a time limit and a
 //! progress watchdog (what tests do).
 
-use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
 
 use crate::channel::frame::Kind;
-use crate::channel::request::{Request, Run};
+use crate::channel::request::Request;
 use crate::channel::{INPUT_WINDOW, MAX_PAYLOAD};
+use crate::command::{Captured, Command, Exit, Limits};
+use crate::held_signals::HeldSignals;
 use crate::session::{Session, Which, wait_for};
 use crate::terminal::RawTerminal;
 use crate::{Error, Machine};
@@ -26,120 +25,9 @@ const PING_PATIENCE: Duration = Duration::from_secs(15);
 /// After this many signals that ask it to end, a command that does not is left to the agent to kill.
 const SIGNALS_TO_GIVE_UP: u32 = 3;
 
-/// A command to run in the parent: as root, with a small environment of the parent's own plus what is
-/// added here, in `/` unless a folder is given.
-#[derive(Debug, Clone)]
-pub struct Command {
-    argv: Vec<OsString>,
-    env: Vec<(OsString, OsString)>,
-    cwd: Option<OsString>,
-}
-
-impl Command {
-    /// A command without arguments; the program is looked for on the parent's `PATH`.
-    pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { argv: vec![program.as_ref().to_owned()], env: Vec::new(), cwd: None }
-    }
-
-    /// Adds an argument.
-    #[must_use]
-    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.argv.push(argument.as_ref().to_owned());
-        self
-    }
-
-    /// Adds arguments.
-    #[must_use]
-    pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        self.argv.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
-        self
-    }
-
-    /// Adds a variable to the environment.
-    #[must_use]
-    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
-        self
-    }
-
-    /// Sets the working directory, a path in the parent.
-    #[must_use]
-    pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.cwd = Some(folder.into().into_os_string());
-        self
-    }
-
-    fn name(&self) -> String {
-        self.argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-    }
-
-    fn request(
-        &self,
-        input: bool,
-        terminal: Option<crate::channel::request::TerminalSize>,
-    ) -> Request {
-        Request::Run(Run {
-            argv: self.argv.clone(),
-            env: self.env.clone(),
-            cwd: self.cwd.clone(),
-            input,
-            terminal,
-        })
-    }
-}
-
-/// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// It returned this exit code. 127: not found; 126: not executable.
-    Code(u8),
-    /// A signal ended it.
-    Signal(u8),
-}
-
-impl Exit {
-    /// The code a shell would report: a signal counts as 128 plus its number.
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Code(code) => code,
-            Self::Signal(signal) => signal.saturating_add(128),
-        }
-    }
-
-    /// Exit code 0.
-    pub fn success(self) -> bool {
-        self == Self::Code(0)
-    }
-}
-
-/// Limits on a command whose output is kept.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// For the whole command.
-    pub time: Option<Duration>,
-    /// Between two bytes of output. Beyond it the result is [`Error::Wedged`] when the parent does not answer
-    /// a ping either, else [`Error::Stalled`].
-    pub silence: Option<Duration>,
-    /// Bytes kept of each of the two streams.
-    pub output: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { time: None, silence: None, output: 64 * 1024 * 1024 }
-    }
-}
-
-/// A command's end and its output.
-#[derive(Debug, Clone)]
-pub struct Captured {
-    /// How it ended.
-    pub exit: Exit,
-    /// Its standard output.
-    pub stdout: Vec<u8>,
-    /// Its standard error.
-    pub stderr: Vec<u8>,
-}
+/// Signals that mean the command in the parent, not the program that waits for it.
+const FORWARDED: [Signal; 5] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH];
 
 /// Where a command's input comes from.
 enum Source<'a> {
@@ -183,7 +71,7 @@ impl Machine {
     ) -> Result<Exit, Error> {
         let raw = if terminal { RawTerminal::enter()? } else { None };
         let size = raw.as_ref().and_then(|_| crate::terminal::size());
-        let signals = ForwardedSignals::block()?;
+        let signals = HeldSignals::hold(FORWARDED)?;
         let result = self.run(
             &command.request(input.is_some(), size),
             &command.name(),
@@ -261,7 +149,7 @@ impl Machine {
         request: &Request,
         name: &str,
         source: Source<'_>,
-        signals: Option<&ForwardedSignals>,
+        signals: Option<&HeldSignals>,
         limits: &Limits,
         sink: &mut Sink<'_>,
     ) -> Result<Exit, Error> {
@@ -294,7 +182,7 @@ struct Conversation<'a> {
     session: &'a mut Session,
     name: &'a str,
     source: Source<'a>,
-    signals: Option<&'a ForwardedSignals>,
+    signals: Option<&'a HeldSignals>,
     limits: &'a Limits,
     /// Input bytes that may still be sent.
     credit: usize,
@@ -409,7 +297,7 @@ impl Conversation<'_> {
             descriptors.push(PollFd::new(descriptor, PollFlags::POLLIN));
             descriptors.len() - 1
         };
-        let signals = self.signals.map(|signals| watch(signals.descriptor.as_fd()));
+        let signals = self.signals.map(|signals| watch(signals.as_fd()));
         let source = match self.source {
             Source::Descriptor(descriptor)
                 if self.credit > 0 && self.session.pending() < MAX_PAYLOAD =>
@@ -466,71 +354,4 @@ struct Ready {
     socket: bool,
     signals: bool,
     source: bool,
-}
-
-/// Signals meant for the command in the parent, blocked here and read from a descriptor.
-struct ForwardedSignals {
-    descriptor: SignalFd,
-    before: SigSet,
-}
-
-impl ForwardedSignals {
-    fn block() -> Result<Self, Error> {
-        let failed = |errno: nix::errno::Errno| Error::Stream {
-            action: "take charge of signals",
-            source: errno.into(),
-        };
-        let set = SigSet::from_iter([
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-            Signal::SIGWINCH,
-        ]);
-        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-            .map_err(failed)?;
-        let before = SigSet::thread_get_mask().map_err(failed)?;
-        set.thread_block().map_err(failed)?;
-        Ok(Self { descriptor, before })
-    }
-
-    fn take(&self) -> Result<Option<Signal>, Error> {
-        match self.descriptor.read_signal() {
-            Ok(Some(info)) => {
-                let number = i32::try_from(info.ssi_signo).unwrap_or(0);
-                Ok(Signal::try_from(number).ok())
-            }
-            Ok(None) => Ok(None),
-            Err(errno) => Err(Error::Stream { action: "read a signal", source: errno.into() }),
-        }
-    }
-}
-
-impl Drop for ForwardedSignals {
-    fn drop(&mut self) {
-        // Fails only for a wrong argument.
-        let _ = self.before.thread_set_mask();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_codes_follow_the_shell() {
-        assert_eq!(Exit::Code(3).code(), 3);
-        assert_eq!(Exit::Signal(9).code(), 137);
-        assert!(Exit::Code(0).success() && !Exit::Signal(0).success());
-    }
-
-    #[test]
-    fn a_command_becomes_its_request() {
-        let command = Command::new("sh").args(["-c", "true"]).env("A", "b").current_dir("/tmp");
-        let Request::Run(run) = command.request(false, None) else { panic!("not a run request") };
-        assert_eq!(run.argv, ["sh", "-c", "true"]);
-        assert_eq!(run.env, [("A".into(), "b".into())]);
-        assert_eq!(run.cwd.as_deref(), Some(OsStr::new("/tmp")));
-        assert!(!run.input && run.terminal.is_none());
-    }
 }

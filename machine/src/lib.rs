@@ -11,26 +11,31 @@
 #![deny(unsafe_code)]
 
 pub mod channel;
+mod command;
 mod config;
 mod console_log;
 mod cpio;
 mod error;
 mod exec;
+mod held_signals;
 mod initramfs;
 mod lifecycle;
 mod module_file;
 mod parent_kernel;
 mod qemu;
+mod record;
 mod session;
 mod terminal;
 mod transfer;
 
+pub use command::{Captured, Command, Exit, Limits};
 pub use config::{Accel, Config};
 pub use error::Error;
-pub use exec::{Captured, Command, Exit, Limits};
+
 pub use initramfs::MODULE_LIST;
-pub use lifecycle::{Machine, Status, Stopped};
+pub use lifecycle::{Machine, Stopped};
 pub use module_file::ModuleError;
+pub use record::Status;
 
 /// 9p tag of the host's root, cached.
 pub const HOST_ROOT_TAG: &str = "host-root";

@@ -12,15 +12,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 
 use crate::channel::PORTS;
 use crate::channel::request::Request;
+use crate::held_signals::HeldSignals;
 use crate::qemu::{self, Paths};
+use crate::record::{self, Status};
 use crate::session::{Session, Which};
 use crate::{Accel, Config, Error, console_log, initramfs, parent_kernel};
 
@@ -36,31 +35,6 @@ const STOP_PATIENCE: [Duration; 3] =
     [Duration::from_secs(15), Duration::from_secs(5), Duration::from_secs(5)];
 /// Between two looks at something that should change.
 const TICK: Duration = Duration::from_millis(30);
-
-/// What is known about a running machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// QEMU's process id.
-    pub pid: i32,
-    /// Its start time in clock ticks since boot, `/proc/<pid>/stat` field 22.
-    pub start_time: u64,
-    /// How it runs.
-    pub accel: Accel,
-    /// Whether time is counted in instructions.
-    pub icount: bool,
-    /// Processors of the parent.
-    pub cpus: u32,
-    /// Memory of the parent, MiB.
-    pub memory_mib: u32,
-    /// QEMU's version.
-    pub qemu: String,
-    /// The parent's kernel release.
-    pub kernel: String,
-    /// `<state>/machine`: console log and share.
-    pub state_dir: PathBuf,
-    /// Milliseconds from QEMU's start to the agent's first answer.
-    pub boot_ms: u64,
-}
 
 /// What [`Machine::stop`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +66,7 @@ impl Machine {
         let places = Places::of(config);
         places.make()?;
         let _lock = lock(&places.run)?;
-        if let Some(status) = running(&places.run)? {
+        if let Some(status) = record::running(&places.run)? {
             let machine = Self { folder: places.run, status };
             machine.explain("it was looked for", || machine.ping(ANSWER_PATIENCE).map(|_| ()))?;
             return Ok(machine);
@@ -114,14 +88,14 @@ impl Machine {
             config.accel.describe()
         ));
         // From here on an interruption must take QEMU with it.
-        let interruption = Interruption::watch()?;
+        let interruption = HeldSignals::hold([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
         let begun = Instant::now();
         let mut child = places.launch(config, &qemu, &kernel.image)?;
         let result = places.await_agent(&mut child, &interruption, begun).and_then(|()| {
             let pid = child.id().cast_signed();
             let status = Status {
                 pid,
-                start_time: process_state(pid).ok_or(Error::NotRunning)?.1,
+                start_time: record::process_state(pid).ok_or(Error::NotRunning)?.1,
                 accel: config.accel,
                 icount: config.icount,
                 cpus: config.cpus,
@@ -131,7 +105,7 @@ impl Machine {
                 state_dir: places.state.clone(),
                 boot_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             };
-            write_record(&places.run, &status)?;
+            record::write(&places.run, &status)?;
             Ok(status)
         });
         // QEMU has read it.
@@ -153,7 +127,7 @@ impl Machine {
     /// [`Error::File`] when the record cannot be read.
     pub fn open(run_dir: &Path) -> Result<Option<Self>, Error> {
         let folder = run_dir.join("machine");
-        let status = running(&folder)?;
+        let status = record::running(&folder)?;
         Ok(status.map(|status| {
             let machine = Self { folder, status };
             let [console, qemu] = machine.logs();
@@ -180,23 +154,23 @@ impl Machine {
             return Ok(Stopped::NotRunning);
         }
         let _lock = lock(&folder)?;
-        let Some(status) = running(&folder)? else {
+        let Some(status) = record::running(&folder)? else {
             sweep(&folder);
             return Ok(Stopped::NotRunning);
         };
         let asked = ask_to_power_off(&folder).is_ok();
         let mut stopped = Stopped::Orderly;
-        if !(asked && ends_within(&status, STOP_PATIENCE[0])) {
+        if !(asked && record::ends_within(&status, STOP_PATIENCE[0])) {
             stopped = Stopped::Forced;
             for (signal, patience) in
                 [(Signal::SIGTERM, STOP_PATIENCE[1]), (Signal::SIGKILL, STOP_PATIENCE[2])]
             {
                 let _ = kill(Pid::from_raw(status.pid), signal);
-                if ends_within(&status, patience) {
+                if record::ends_within(&status, patience) {
                     break;
                 }
             }
-            if is_alive(&status) {
+            if record::is_alive(&status) {
                 return Err(Error::Refused(format!("process {} cannot be ended", status.pid)));
             }
         }
@@ -222,7 +196,7 @@ impl Machine {
         let log = || console_log::tail(&[&qemu, &console]);
         match error {
             Error::Channel(_) | Error::ChannelIo(_)
-                if ends_within(&self.status, Duration::from_millis(500)) =>
+                if record::ends_within(&self.status, Duration::from_millis(500)) =>
             {
                 Err(Error::QemuEnded {
                     status: "exit status not known".to_owned(),
@@ -306,11 +280,11 @@ impl Places {
     fn await_agent(
         &self,
         child: &mut Child,
-        interruption: &Interruption,
+        interruption: &HeldSignals,
         begun: Instant,
     ) -> Result<(), Error> {
         loop {
-            if interruption.came()? {
+            if interruption.take()?.is_some() {
                 return Err(Error::Interrupted);
             }
             if let Some(status) = child.try_wait().map_err(Error::ChannelIo)? {
@@ -368,42 +342,9 @@ fn lock(folder: &Path) -> Result<Flock<File>, Error> {
     }
 }
 
-fn record(folder: &Path) -> PathBuf {
-    folder.join("machine.json")
-}
-
-fn write_record(folder: &Path, status: &Status) -> Result<(), Error> {
-    let path = record(folder);
-    let text = serde_json::to_vec_pretty(status).map_err(|error| Error::File {
-        action: "write",
-        path: path.clone(),
-        source: error.into(),
-    })?;
-    let draft = folder.join("machine.json.new");
-    fs::write(&draft, text).map_err(Error::file("write", &draft))?;
-    fs::rename(&draft, &path).map_err(Error::file("write", &path))
-}
-
-/// The record, if its process is alive.
-fn running(folder: &Path) -> Result<Option<Status>, Error> {
-    let path = record(folder);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(Error::File { action: "read", path, source }),
-    };
-    let status: Status = serde_json::from_slice(&text).map_err(|error| Error::File {
-        action: "read",
-        path,
-        source: error.into(),
-    })?;
-    // An id of 1, 0 or below would mean init or whole groups to `kill`.
-    Ok(Some(status).filter(|status| status.pid > 1 && is_alive(status)))
-}
-
 /// Removes what a machine that is gone left in its run folder. The locks stay: others may hold them.
 fn sweep(folder: &Path) {
-    let _ = fs::remove_file(record(folder));
+    let _ = fs::remove_file(record::path(folder));
     for index in 0..PORTS {
         let _ = fs::remove_file(folder.join(qemu::socket_name(index)));
         if let Ok(lock) =
@@ -415,42 +356,6 @@ fn sweep(folder: &Path) {
     }
 }
 
-fn is_alive(status: &Status) -> bool {
-    match process_state(status.pid) {
-        Some((_, start_time)) if start_time != status.start_time => false,
-        Some(('Z' | 'X', _)) => {
-            // Ended; this process collects it when it is its parent, and nobody is harmed when not.
-            let _ = waitpid(Pid::from_raw(status.pid), Some(WaitPidFlag::WNOHANG));
-            false
-        }
-        found => found.is_some(),
-    }
-}
-
-fn ends_within(status: &Status, patience: Duration) -> bool {
-    let begun = Instant::now();
-    while is_alive(status) {
-        if begun.elapsed() > patience {
-            return false;
-        }
-        sleep(TICK);
-    }
-    true
-}
-
-/// State and start time of a process, fields 3 and 22 of `/proc/<pid>/stat`; none when there is no such process.
-fn process_state(pid: i32) -> Option<(char, u64)> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// The second field, the name in parentheses, may hold anything, so fields count from its last one.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let mut fields = after_name.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
-}
-
 fn ask_to_power_off(folder: &Path) -> Result<(), Error> {
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut session = Session::open(folder, Which::Control, deadline)?;
@@ -459,93 +364,9 @@ fn ask_to_power_off(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// SIGINT and SIGTERM, held back while QEMU starts.
-struct Interruption {
-    descriptor: SignalFd,
-    before: SigSet,
-}
-
-impl Interruption {
-    fn watch() -> Result<Self, Error> {
-        let failed =
-            |errno: Errno| Error::Stream { action: "take charge of signals", source: errno.into() };
-        let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-            .map_err(failed)?;
-        let before = SigSet::thread_get_mask().map_err(failed)?;
-        set.thread_block().map_err(failed)?;
-        Ok(Self { descriptor, before })
-    }
-
-    fn came(&self) -> Result<bool, Error> {
-        match self.descriptor.read_signal() {
-            Ok(found) => Ok(found.is_some()),
-            Err(errno) => Err(Error::Stream { action: "read a signal", source: errno.into() }),
-        }
-    }
-}
-
-impl Drop for Interruption {
-    fn drop(&mut self) {
-        // Fails only for a wrong argument.
-        let _ = self.before.thread_set_mask();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn status(pid: i32, start_time: u64) -> Status {
-        Status {
-            pid,
-            start_time,
-            accel: Accel::Tcg,
-            icount: false,
-            cpus: 4,
-            memory_mib: 4096,
-            qemu: "10.0.2".to_owned(),
-            kernel: "6.12.117+deb12-amd64".to_owned(),
-            state_dir: PathBuf::from("/nonexistent"),
-            boot_ms: 5000,
-        }
-    }
-
-    #[test]
-    fn the_start_time_is_found_whatever_the_name() {
-        let tail = "1 1 1 0 -1 4194560 5 6 7 8 9 10 11 12 20 0 1 0 4242 100 200";
-        assert_eq!(parse_stat(&format!("7 (a) b) (c) S {tail}")), Some(('S', 4242)));
-        assert_eq!(parse_stat(&format!("7 (sh) Z {tail}")), Some(('Z', 4242)));
-        assert_eq!(parse_stat("7 (sh) S 1 2"), None);
-        assert!(process_state(std::process::id().cast_signed()).is_some());
-    }
-
-    #[test]
-    fn a_record_of_a_dead_or_different_process_is_no_machine() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(running(folder.path()).unwrap(), None);
-        let own = std::process::id().cast_signed();
-        let alive = status(own, process_state(own).unwrap().1);
-        write_record(folder.path(), &alive).unwrap();
-        assert_eq!(running(folder.path()).unwrap(), Some(alive.clone()));
-        write_record(folder.path(), &status(own, alive.start_time + 1)).unwrap();
-        assert_eq!(running(folder.path()).unwrap(), None);
-        let everybody = Status { pid: -1, ..alive };
-        write_record(folder.path(), &everybody).unwrap();
-        assert_eq!(running(folder.path()).unwrap(), None);
-        fs::write(record(folder.path()), "{").unwrap();
-        assert!(running(folder.path()).is_err());
-    }
-
-    #[test]
-    fn a_child_that_ended_is_not_alive() {
-        let mut child = Command::new("true").spawn().unwrap();
-        let pid = child.id().cast_signed();
-        let started = process_state(pid).unwrap().1;
-        assert!(ends_within(&status(pid, started), Duration::from_secs(20)));
-        assert!(process_state(pid).is_none(), "left uncollected");
-        let _ = child.wait();
-    }
 
     #[test]
     fn nothing_to_stop_is_no_error() {

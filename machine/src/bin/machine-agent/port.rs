@@ -1,11 +1,17 @@
 //! One virtio-serial port: waiting for a session, and frames in and out. A port has no connections,
-//! only a hint that some process on the host holds its socket open: poll says HUP when none does.
+//! only a hint that some process on the host holds its socket open: poll says HUP when none does. The
+//! hint takes a way of its own (control messages, through a work queue) and can lag behind the data: a
+//! session's first bytes may arrive before the news that the host before it has left. So HUP
+//! counts only when it lasts; and if it was believed wrongly all the same, the zeros of
+//! [`Port::await_host`] end the session for the host, which then reports a broken channel and does not wait.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,6 +19,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use machine::channel::MAX_PAYLOAD;
 use machine::channel::frame::{self, Decoder, FrameError, HEADER, Kind};
 use machine::channel::opening::{ECHO, Nonce, Scanner};
+
+/// How long HUP must last to mean that the host has gone.
+const HANGUP_LASTS: Duration = Duration::from_secs(3);
+/// Between two looks at it.
+const HANGUP_LOOK: Duration = Duration::from_millis(5);
 
 /// Why a session cannot go on.
 #[derive(Debug)]
@@ -68,10 +79,12 @@ impl Port {
     /// Ends the session of a host that was talking to an earlier server, which failed: zeros to the length of the
     /// longest frame are no session's frames, and mean nothing to a host that is only opening one.
     pub(crate) fn disown_earlier_session(&mut self) {
-        self.out.resize(MAX_PAYLOAD + HEADER, 0);
-        // It may have gone by itself.
-        let _ = self.flush();
-        self.end_session();
+        if self.poll_now().is_ok_and(|events| !events.contains(PollFlags::POLLHUP)) {
+            self.out.resize(MAX_PAYLOAD + HEADER, 0);
+            // It may have gone by itself.
+            let _ = self.flush();
+            self.end_session();
+        }
     }
 
     /// Waits until a host opens a session and answers it. `rest` is what the last session left unread.
@@ -109,11 +122,24 @@ impl Port {
         }
     }
 
+    /// Whether HUP lasts.
+    fn host_has_gone(&self) -> io::Result<bool> {
+        let begun = Instant::now();
+        while self.poll_now()?.contains(PollFlags::POLLHUP) {
+            if begun.elapsed() > HANGUP_LASTS {
+                return Ok(true);
+            }
+            sleep(HANGUP_LOOK);
+        }
+        Ok(false)
+    }
+
     /// Sleeps until a process on the host holds the port's socket open. The kernel has no such call, but a
-    /// blocking write waits for just that. The byte is dropped by a host looking for its echo.
+    /// blocking write waits for just that. The zeros are dropped by a host looking for its echo, and are no
+    /// frame for one that is not.
     fn await_host(&mut self) -> io::Result<()> {
         fcntl(&self.device, FcntlArg::F_SETFL(OFlag::empty()))?;
-        let result = self.device.write(&[0]);
+        let result = self.device.write(&[0; HEADER]);
         fcntl(&self.device, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         match result {
             Err(error) if !is_transient(&error) => Err(error),
@@ -122,8 +148,16 @@ impl Port {
     }
 
     fn poll(&self, events: PollFlags) -> io::Result<PollFlags> {
+        self.poll_for(events, PollTimeout::NONE)
+    }
+
+    fn poll_now(&self) -> io::Result<PollFlags> {
+        self.poll_for(PollFlags::empty(), PollTimeout::ZERO)
+    }
+
+    fn poll_for(&self, events: PollFlags, wait: PollTimeout) -> io::Result<PollFlags> {
         let mut descriptors = [PollFd::new(self.device.as_fd(), events)];
-        match poll(&mut descriptors, PollTimeout::NONE) {
+        match poll(&mut descriptors, wait) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -145,7 +179,7 @@ impl Port {
     /// Reads what is there, if anything.
     pub(crate) fn fill(&mut self, decoder: &mut Decoder) -> Result<(), SessionEnd> {
         match decoder.fill(&mut self.device) {
-            Ok(0) => Err(SessionEnd::Gone),
+            Ok(0) if self.host_has_gone()? => Err(SessionEnd::Gone),
             Ok(_) => Ok(()),
             Err(error) if is_transient(&error) => Ok(()),
             Err(_) => Err(SessionEnd::Device),
@@ -197,7 +231,7 @@ impl Port {
                 return Ok(());
             }
             let events = self.poll(PollFlags::POLLOUT)?;
-            if events.contains(PollFlags::POLLHUP) {
+            if events.contains(PollFlags::POLLHUP) && self.host_has_gone()? {
                 return Err(SessionEnd::Gone);
             }
         }
