@@ -1,7 +1,8 @@
 //! A bench for the vmm role alone: this process plays the keeper and the NSM process, prints the console and every message,
 //! and ends the guest after a time. For people who work on the VMM; enclaves are started by `enclave-cli run-enclave`.
 //!
-//! `bare EIF [memory=256] [vcpus=1] [cpus=1,2] [cid=16] [vsock=/tmp/bare.sock] [seconds=60] [pages=huge|ordinary] [quiet]`
+//! `bare EIF [memory=256] [vcpus=1] [cpus=1,2] [cid=16] [vsock=/tmp/bare.sock] [seconds=60] [pages=huge|ordinary] [quiet]`, or
+//! `bare probe`
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -24,6 +25,10 @@ fn main() -> Anything {
     let started = Instant::now();
     let mut arguments = std::env::args().skip(1);
     let eif = PathBuf::from(arguments.next().ok_or("which EIF?")?);
+    if eif == Path::new("probe") {
+        println!("{:?} after {:?}", enclave_vmm::probe::kvm_runs_guests(), started.elapsed());
+        return Ok(());
+    }
     let options: HashMap<String, String> = arguments
         .map(|argument| match argument.split_once('=') {
             Some((name, value)) => (name.to_owned(), value.to_owned()),

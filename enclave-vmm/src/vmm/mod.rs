@@ -1,6 +1,7 @@
 //! The vmm process: `/dev/kvm`, guest memory, one pinned thread for each vCPU and one I/O thread. It never sees a key. It
 //! loads the image, gives up every privilege, and only then waits for the keeper's word to run the first guest instruction.
 
+pub mod acpi;
 pub mod console;
 pub mod cpuid;
 pub mod error;
@@ -309,6 +310,7 @@ fn load_image(memory: &Memory, image: OwnedFd, vcpus: u8) -> Result<Entry, Error
     let entry = load::load(memory.ram(), &image)?;
     registers::write_tables(memory.ram())?;
     mptable::write(memory.ram(), vcpus)?;
+    acpi::write(memory.ram(), vcpus)?;
     Ok(entry)
 }
 
