@@ -6,6 +6,9 @@
 use super::{Attributes, Child, Kind, Lost, MAX_NAME, NodeId, Tree, components};
 use crate::Error;
 
+/// How the name of an entry begins that hides one.
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+
 /// What an entry of a layer means.
 #[derive(Debug)]
 pub(crate) enum Change {
@@ -37,7 +40,10 @@ impl Tree {
         let Some(name) = names.next_back() else {
             return Ok(self.put_root(&change));
         };
-        if let Some(hidden) = name.strip_prefix(b".wh.") {
+        if let Some(folder) = names.clone().find(|name| name.starts_with(WHITEOUT)) {
+            return Ok(bookkeeping(folder));
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             return Ok(self.whiteout(names, hidden, layer));
         }
         let parent = match self.make_folders(names, layer)? {
@@ -108,8 +114,8 @@ impl Tree {
             self.hide_older(folder, layer);
             return Ok(());
         }
-        if hidden.starts_with(b".wh.") {
-            // `.wh..wh.aufs`, `.wh..wh.plnk`: bookkeeping of a file system long gone.
+        if hidden.starts_with(WHITEOUT) {
+            // `.wh..wh.aufs` and its like: see `bookkeeping`.
             return Ok(());
         }
         match self.child(folder, hidden) {
@@ -138,6 +144,15 @@ impl Tree {
         if let Kind::Folder(children) = &mut self.nodes[folder.0].kind {
             children.remove(name);
         }
+    }
+}
+
+/// An entry in a folder named like a whiteout. `.wh..wh.plnk/…`, which a file system long gone noted
+/// down for itself, is passed over; anything else is no layer's business.
+fn bookkeeping(folder: &[u8]) -> Result<(), Problem> {
+    match folder.strip_prefix(WHITEOUT) {
+        Some(rest) if rest.starts_with(WHITEOUT) => Ok(()),
+        _ => Err("a whiteout used as a folder".to_owned()),
     }
 }
 

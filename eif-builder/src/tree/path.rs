@@ -1,6 +1,7 @@
 //! Following a path through a tree, symlinks included, as the kernel would with the tree as its root:
 //! `..` stops at the root, an absolute link starts there, and after 40 links it is a loop.
 
+use super::layers::WHITEOUT;
 use super::{Attributes, Child, Kind, MAX_NAME, NodeId, Tree};
 use crate::Error;
 
@@ -32,7 +33,7 @@ impl Lost {
 }
 
 /// The names in a path; `.` and repeated slashes are none.
-pub(crate) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+pub(crate) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
 }
 
@@ -138,7 +139,8 @@ impl Tree {
                 Step::At(node) if self.is_folder(node) => return Ok(Ok(node)),
                 Step::At(_) => return Ok(Err(Lost::NotFolder)),
                 Step::Missing(name) => {
-                    if name.len() > MAX_NAME {
+                    // Neither can be in a file system; only a symlink's target gets here with one.
+                    if name.len() > MAX_NAME || name.starts_with(WHITEOUT) {
                         return Ok(Err(Lost::Missing));
                     }
                     let attributes = Attributes::root(0o755);
@@ -146,7 +148,10 @@ impl Tree {
                     cursor.stack.push(node);
                 }
                 Step::Moved => {
-                    if let Some(name) = name {
+                    // A symlink on the way is not what the layer is about.
+                    if let Some(name) = name
+                        && self.child(parent, &name).is_some_and(|child| self.is_folder(child.node))
+                    {
                         self.touch(parent, &name, layer);
                     }
                 }

@@ -1,5 +1,7 @@
 //! Layers on layers: what replaces what, what hides what, and every path that tries to get out.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn tree() -> Tree {
@@ -110,7 +112,16 @@ fn whiteouts_of_nothing_are_refused_and_aufs_leftovers_passed_over() {
     for path in [".wh.", "a/.wh.", ".wh..", ".wh..."] {
         assert_eq!(refusal(&mut tree, path, file(0)), "a whiteout of nothing");
     }
-    apply(&mut tree, 1, vec![(".wh..wh.aufs", file(0)), (".wh..wh.plnk", folder())]);
+    let leftovers = vec![
+        (".wh..wh.aufs", file(0)),
+        (".wh..wh.plnk", folder()),
+        (".wh..wh.plnk/12.34", file(1)),
+    ];
+    apply(&mut tree, 1, leftovers);
+    assert_eq!(refusal(&mut tree, ".wh.a/b", file(1)), "a whiteout used as a folder");
+    apply(&mut tree, 1, vec![("s", symlink(".wh.a"))]);
+    assert_eq!(refusal(&mut tree, "s/b", file(1)), "its folder is not there");
+    apply(&mut tree, 2, vec![(".wh.s", file(0))]);
     assert!(listing(&tree).is_empty());
 }
 
@@ -252,4 +263,60 @@ fn mount_points_are_made_where_they_are_missing() {
         "`/run` in the image is a symlink; the enclave needs a folder there"
     );
     assert_eq!(listing(&tree), ["dev/", "dev/null=0", "run->var/run", "tmp/"]);
+}
+
+fn any_path() -> impl Strategy<Value = String> {
+    let name = prop::sample::select(vec![
+        "a",
+        "b",
+        "c",
+        "..",
+        ".",
+        "",
+        ".wh.a",
+        ".wh.b",
+        ".wh..wh..opq",
+        ".wh.",
+        ".wh...",
+    ]);
+    prop::collection::vec(name, 0..5).prop_map(|names| names.join("/"))
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (0..9_u64).prop_map(file),
+        Just(()).prop_map(|()| folder()),
+        any_path().prop_map(|target| symlink(&format!("/{target}"))),
+        any_path().prop_map(|target| symlink(&format!("./{target}"))),
+        any_path().prop_map(|target| link(&target)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever layers say, what comes out is a tree: every name once, in order, behind its folder, and
+    /// no whiteout among them.
+    #[test]
+    fn any_layers_make_a_tree(
+        entries in prop::collection::vec((any_path(), any_change(), 0..2_u32), 0..40),
+    ) {
+        let mut tree = tree();
+        let mut layer = 1;
+        for (path, change, step) in entries {
+            layer += step;
+            let _ = tree.apply(path.as_bytes(), change, layer).unwrap();
+        }
+        let mut previous: Option<Vec<Vec<u8>>> = None;
+        for found in tree.walk() {
+            let names: Vec<_> = components(&found.path).map(<[u8]>::to_vec).collect();
+            prop_assert!(names.iter().all(|name| name != b".." && !name.starts_with(b".wh.")));
+            prop_assert_eq!(names.join(&b'/'), found.path.clone());
+            prop_assert_eq!(tree.resolve(&found.path, false), Ok(found.id));
+            if let Some(previous) = previous {
+                prop_assert!(previous < names);
+            }
+            previous = Some(names);
+        }
+    }
 }
