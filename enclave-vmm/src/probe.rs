@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};
@@ -81,12 +81,19 @@ pub fn open_kvm() -> Result<Kvm, KvmFault> {
     }
 }
 
-/// How long the guest may take; on a working KVM it takes a few milliseconds, under software emulation some tens.
-const PATIENCE: Duration = Duration::from_millis(850);
+/// How long the guest may stay at one step. On a working KVM all steps take a few milliseconds, and what this KVM cannot do
+/// usually ends it at once; only a hang takes this long. It is generous because the machine may itself be emulated and busy,
+/// and a KVM that works must not be refused.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often the steps are looked at.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long a kicked vCPU may take to come back before it is left alone.
 const GRACE: Duration = Duration::from_millis(100);
 
 const STEP_PORT: u16 = 0x99;
+/// Before the first step of the guest come these.
+const STEP_VCPU: u8 = 0x80;
+const STEP_ENTER: u8 = 0x81;
 const STEP_DONE: u8 = 0xff;
 const STEP_WRONG: u8 = 0xfe;
 const DEVICE: u64 = layout::VIRTIO;
@@ -102,7 +109,7 @@ const IDT_POINTER: u64 = 0x7000;
 const TIMER_VECTOR: u64 = 0x40;
 const MIB: u64 = 2;
 
-/// Runs a few real instructions in a small VM; under a second, whatever happens.
+/// Runs a few real instructions in a small VM. Takes well under a second, unless the guest hangs.
 ///
 /// # Errors
 /// [`KvmFault`]: what is missing, or the first thing that a processor would do and this KVM does not.
@@ -125,8 +132,19 @@ fn run_on(kvm: Kvm) -> Result<(), KvmFault> {
             let _ = done.send(guest(kvm, &for_guest));
         })
         .map_err(|e| cannot(format!("a thread cannot be started: {e}")))?;
-    if let Ok(outcome) = outcome.recv_timeout(PATIENCE) {
-        return outcome;
+    let mut seen = (0, Instant::now());
+    while seen.1.elapsed() < PATIENCE {
+        match outcome.recv_timeout(LOOK) {
+            Ok(outcome) => return outcome,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return Err(cannot("the probe itself failed".into()));
+            }
+        }
+        let step = progress.step.load(Ordering::SeqCst);
+        if step != seen.0 {
+            seen = (step, Instant::now());
+        }
     }
     progress.stop.store(true, Ordering::SeqCst);
     for _ in 0..GRACE.as_millis() / 5 {
@@ -137,9 +155,9 @@ fn run_on(kvm: Kvm) -> Result<(), KvmFault> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Err(cannot(format!(
-        "the guest hangs at {} (for {} ms)",
+        "the guest hangs at {} (for {} s)",
         step_name(progress.step.load(Ordering::SeqCst)),
-        PATIENCE.as_millis()
+        PATIENCE.as_secs()
     )))
 }
 
@@ -159,8 +177,10 @@ fn guest(kvm: Kvm, progress: &Progress) -> Result<(), KvmFault> {
     machine.set_memory(&memory).map_err(setup)?;
     registers::write_tables(memory.ram()).map_err(setup)?;
     write_guest(memory.ram()).map_err(|e| cannot(format!("its memory: {e}")))?;
+    progress.step.store(STEP_VCPU, Ordering::SeqCst);
     let mut vcpus = machine.vcpus(1, Entry { ip: CODE }).map_err(setup)?;
     let mut vcpu = vcpus.pop().ok_or_else(|| cannot("no vCPU".into()))?;
+    progress.step.store(STEP_ENTER, Ordering::SeqCst);
     let outcome = run(&mut vcpu, progress);
     // The VM must be gone before its memory.
     drop((vcpu, machine));
@@ -231,7 +251,9 @@ fn cannot(what: String) -> KvmFault {
 /// The parts of `probe/guest.s`.
 fn step_name(step: u8) -> &'static str {
     match step {
-        0 => "its first instruction",
+        0 => "the making of a VM",
+        STEP_VCPU => "the making of a vCPU",
+        STEP_ENTER => "its first instruction",
         1 => "CPUID",
         2 => "RDMSR and WRMSR of EFER",
         3 => "the control registers",
@@ -286,10 +308,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_comes_within_a_second_either_way() {
-        let began = std::time::Instant::now();
+    fn an_answer_comes_either_way_and_in_time() {
+        let began = Instant::now();
         let outcome = kvm_runs_guests();
-        assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE * 3, "{:?}", began.elapsed());
         if let Err(fault) = outcome {
             assert!(!fault.to_string().is_empty() && !fault.hint().is_empty());
         }

@@ -129,7 +129,9 @@ impl<'a> IoLoop<'a> {
                 }
                 token => {
                     let index = usize::try_from(token - VSOCK_KICK).unwrap_or(usize::MAX);
-                    self.kicks.vsock.get(index).map(EventFd::read).map(drop);
+                    if let Some(kick) = self.kicks.vsock.get(index) {
+                        drop(kick.read());
+                    }
                     due.vsock = true;
                 }
             }
