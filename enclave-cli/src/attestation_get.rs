@@ -58,14 +58,14 @@ pub(crate) fn run(arguments: &AttestationGet, route: &Route) -> Outcome<u8> {
         }
         None => fetch(&enclaves::vsock_socket(&arguments.enclave_id)?, &nonce)?,
     };
-    check_nonce(&document, &nonce)?;
+    let module_id = check_nonce(&document, &nonce)?;
     if arguments.raw {
         output::write(&document)?;
     } else if let Some(path) = &arguments.output {
         write_file(path, &document)?;
     } else {
         output::json(&Document {
-            enclave_id: arguments.enclave_id.clone(),
+            enclave_id: module_id,
             nonce: hex::encode(&nonce),
             document: STANDARD.encode(&document),
         })?;
@@ -126,14 +126,14 @@ fn fetch(socket: &Path, nonce: &[u8]) -> Outcome<Vec<u8>> {
     }
 }
 
-/// A document without our nonce is somebody's old one.
-fn check_nonce(document: &[u8], nonce: &[u8]) -> Outcome<()> {
+/// A document without our nonce is somebody's old one. Gives the enclave's id as the document has it.
+fn check_nonce(document: &[u8], nonce: &[u8]) -> Outcome<String> {
     let unreadable = |refusal: attestation::Refusal| {
         Failure::no("what came back is no attestation document").because(refusal)
     };
     let parsed = crate::attestation_show::parse(document).map_err(unreadable)?;
     match parsed.nonce.as_deref() {
-        Some(found) if found == nonce => Ok(()),
+        Some(found) if found == nonce => Ok(parsed.module_id),
         found => Err(Failure::no(format!(
             "the document has nonce {}, not the {} that was sent",
             found.map_or_else(|| "null".to_owned(), |found| shortened(&hex::encode(found))),

@@ -13,7 +13,7 @@ use crate::error_table::ErrorNumber;
 use crate::failure::{Failure, Outcome};
 use crate::memory_size::MemoryMib;
 use crate::progress::{Progress, line};
-use crate::{input_file, output, unfinished_file};
+use crate::{input_file, output};
 
 /// The kernel takes 2048 bytes.
 const MAX_CMDLINE: u64 = 4096;
@@ -30,6 +30,13 @@ pub(crate) fn run(arguments: &BuildEnclave) -> Outcome<u8> {
             ));
         }
     };
+    if let Some(entry) = arguments.env.iter().find(|entry| entry.find('=').is_none_or(|at| at == 0))
+    {
+        return Err(Failure::new(
+            ErrorNumber::INVALID_ARGUMENT,
+            format!("--env {entry:?} is not NAME=VALUE"),
+        ));
+    }
     let blobs = Blobs::find(arguments)?;
     let max_unpacked = match &arguments.max_unpacked {
         // A size that is read is at most 2^64 bytes.
@@ -54,8 +61,6 @@ pub(crate) fn run(arguments: &BuildEnclave) -> Outcome<u8> {
         output: arguments.output_file.clone(),
         limits: Limits { max_unpacked },
     };
-    let folder = inputs.output.parent().filter(|folder| *folder != Path::new(""));
-    unfinished_file::removed_on_signals(folder.unwrap_or(Path::new(".")))?;
     let progress = Progress::bar();
     progress.line("Start building the Enclave Image...");
     let built = build::build(&inputs, &mut |now| match now {

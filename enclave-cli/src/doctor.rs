@@ -21,6 +21,8 @@ struct Report {
     direct: bool,
     /// Enclaves can run in a machine, once it is started.
     machine: bool,
+    /// Whether this machine's own KVM ran a guest, whatever else is missing.
+    kvm_runs_guests: bool,
     /// Questions about this machine.
     checks: Vec<Check>,
     /// Questions about a machine on it.
@@ -65,6 +67,9 @@ fn examine(route: &Route) -> Report {
     let sound = |checks: &[Check]| checks.iter().all(|check| check.verdict != Verdict::Bad);
     Report {
         direct: sound(&checks),
+        kvm_runs_guests: checks
+            .iter()
+            .any(|check| check.name == diagnosis::KVM_RUNS && check.verdict == Verdict::Good),
         machine: !route.is_inside() && sound(&machine_checks),
         checks,
         machine_checks,
@@ -113,6 +118,7 @@ mod tests {
         let report = Report {
             direct: false,
             machine: true,
+            kvm_runs_guests: false,
             checks: vec![Check::bad("/dev/kvm", "missing", "load it")],
             machine_checks: vec![Check::good("QEMU", "10.0.2")],
         };
@@ -126,12 +132,13 @@ mod tests {
         let report = Report {
             direct: true,
             machine: false,
+            kvm_runs_guests: true,
             checks: vec![Check::good("/dev/kvm", "present")],
             machine_checks: Vec::new(),
         };
         assert_eq!(
             serde_json::to_string(&report).unwrap(),
-            r#"{"direct":true,"machine":false,"checks":[{"name":"/dev/kvm","verdict":"good","value":"present"}],"machine_checks":[]}"#
+            r#"{"direct":true,"machine":false,"kvm_runs_guests":true,"checks":[{"name":"/dev/kvm","verdict":"good","value":"present"}],"machine_checks":[]}"#
         );
     }
 }

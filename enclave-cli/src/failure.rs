@@ -169,7 +169,9 @@ impl Failure {
                 let _ = write!(text, "error: {}", self.chain());
             }
         }
-        if let Some(hint) = &self.hint {
+        // What the number means in general is better than nothing, where there is a number to see.
+        let general = (family == Family::Nitro).then(|| self.number.entry().mend);
+        if let Some(hint) = self.hint.as_deref().or(general) {
             let _ = write!(text, "\n  next: {hint}");
         }
         text.push('\n');
@@ -243,6 +245,14 @@ mod tests {
              For more details, please visit https://docs.aws.amazon.com/enclaves/latest/user/cli-errors.html#E35\n\n\
              If you report this, add the error log found at \"/l/err.log\"\n"
         );
+    }
+
+    #[test]
+    fn without_a_hint_the_number_gives_one() {
+        let failure = Failure::new(ErrorNumber::EIF_BUILDING, "x");
+        let mend = ErrorNumber::EIF_BUILDING.entry().mend;
+        assert!(failure.render(Family::Nitro, None).contains(mend));
+        assert_eq!(failure.render(Family::Ours, None), "error: x\n");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::error_table::ErrorNumber;
 use crate::failure::{EXIT_NO, Failure, Outcome};
 use crate::invocation::Invocation;
 use crate::memory_size::MemoryMib;
-use crate::progress::Progress;
+use crate::progress::line;
 use crate::{output, route};
 
 /// What `start` and `status` print.
@@ -82,7 +82,7 @@ pub(crate) fn run(action: &MachineAction, invocation: Invocation) -> Outcome<u8>
                 Stopped::Orderly => "Successfully stopped the machine.",
                 Stopped::Forced => "Stopped the machine by force: it did not switch itself off.",
             };
-            crate::progress::line(text);
+            line(text);
             Ok(0)
         }
     }
@@ -106,9 +106,8 @@ fn start(arguments: &MachineStart, paths: &Paths) -> Outcome<u8> {
         cache_dir: paths.cache.clone(),
         agent: route::helper("machine-agent")?,
     };
-    let progress = Progress::spinner("starting the machine");
-    let machine = Machine::start(&config, &mut |text| progress.line(text))?;
-    drop(progress);
+    // Lines and no spinner: the start takes charge of signals, which a drawing thread would catch in its place.
+    let machine = Machine::start(&config, &mut |text| line(text))?;
     output::json(&Report::of(Some(machine.status())))?;
     Ok(0)
 }

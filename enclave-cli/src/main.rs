@@ -35,7 +35,6 @@ mod run_enclave;
 mod run_request;
 mod shell_files;
 mod timing;
-mod unfinished_file;
 
 use std::ffi::OsString;
 use std::io::Write;

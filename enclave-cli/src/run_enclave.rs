@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &RunEnclave, invocation: Invocation, route: &Route)
     if let Some(machine) = route.machine() {
         return send(arguments, &request, &image, machine);
     }
-    diagnosis::probe_kvm()?;
+    diagnosis::require_kvm(route.is_inside())?;
 
     let paths = Paths::current();
     let spec = LaunchSpec {

@@ -271,8 +271,8 @@ pub(super) static TABLE: [ErrorEntry; 61] = [
     ),
     row(
         "Enclave naming error",
-        "The name is one that no enclave may have, or another enclave has it.",
-        "Choose another name; letters, digits, `_`, `.` and `-` are safe.",
+        "No running enclave of yours has that id or name, or the name is one that no enclave may have.",
+        "Run `describe-enclaves` for those that run. For a new one, 1 to 128 printable characters are a name.",
     ),
     row(
         "EIF signature checker error",

@@ -155,3 +155,97 @@ fn blobs_that_are_not_there_are_named() {
     ran.refused(52, &["[ E52 ]", "bzImage", "ENCLAVE_BLOBS"]);
     assert!(!output.exists());
 }
+
+/// A folder with an application, and stand-ins for kernel and init: building looks at neither.
+fn build_words(bench: &Bench, output: &str, more: &[&str]) -> Vec<String> {
+    let rootfs = bench.path().join("rootfs");
+    let _ = std::fs::create_dir(&rootfs);
+    std::fs::write(rootfs.join("app"), "#!/bin/true\n").unwrap();
+    std::fs::set_permissions(
+        rootfs.join("app"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let kernel = bench.file("bzImage", "kernel");
+    bench.file("bzImage.config", "#\n# x\n# Linux/x86 6.12.57 Kernel Configuration\n");
+    let cmdline = bench.file("cmdline", "console=ttyS0\n");
+    let init = bench.file("init", "init");
+    let output = bench.path().join(output);
+    let words = [
+        "build-enclave",
+        "--rootfs",
+        rootfs.to_str().unwrap(),
+        "--output-file",
+        output.to_str().unwrap(),
+        "--kernel",
+        &kernel,
+        "--cmdline",
+        &cmdline,
+        "--init",
+        &init,
+    ];
+    words.iter().chain(more).map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn an_image_that_is_built_is_described_and_measured_alike() {
+    let bench = Bench::new();
+    let ran = bench.run(&build_words(
+        &bench,
+        "a.eif",
+        &["--cmd", "/app", "--env", "A=b", "--name", "hello", "--version", "7"],
+    ));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for line in ["Start building the Enclave Image...", "Enclave Image successfully created."] {
+        assert!(ran.stderr.lines().any(|said| said == line), "no {line:?} in {ran:?}");
+    }
+    let built: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let path = bench.path().join("a.eif");
+    let path = path.to_str().unwrap();
+    assert_eq!(bench.run(&["measure", "--eif-path", path]).stdout, ran.stdout);
+    let described = bench.run(&["describe-eif", "--eif-path", path]);
+    let described: serde_json::Value = serde_json::from_str(&described.stdout).unwrap();
+    assert_eq!(described["Measurements"], built["Measurements"]);
+    assert_eq!(
+        (&described["ImageName"], &described["ImageVersion"]),
+        (&"hello".into(), &"7".into())
+    );
+    assert_eq!(described["Metadata"]["KernelVersion"], "6.12.57");
+    assert_eq!(described["CheckCRC"], true);
+
+    let again = bench.run(&build_words(
+        &bench,
+        "b.eif",
+        &["--cmd", "/app", "--env", "A=b", "--name", "hello", "--version", "7"],
+    ));
+    assert_eq!(again.stdout, ran.stdout);
+    assert_eq!(std::fs::read(path).unwrap(), std::fs::read(bench.path().join("b.eif")).unwrap());
+}
+
+#[test]
+fn builds_that_cannot_work_leave_what_was_there() {
+    let bench = Bench::new();
+    bench.file("a.eif", "precious");
+    let build = |more: &[&str]| bench.run(&build_words(&bench, "a.eif", more));
+    build(&["--cmd", "/not-there"]).refused(48, &["[ E48 ]", "/not-there", "next:"]);
+    build(&["--cmd", "/app", "--env", "novalue"]).refused(3, &["[ E03 ]", "novalue"]);
+    build(&["--cmd", "/app", "--max-unpacked", "much"]).refused(47, &["[ E47 ]", "much"]);
+    build(&["--manifest", "/nonexistent.toml"]).refused(19, &["[ E19 ]", "/nonexistent.toml"]);
+    let manifest = bench.file("m.toml", "cmd = 7\n");
+    build(&["--manifest", &manifest]).refused(48, &["[ E48 ]", "m.toml"]);
+    let layout = bench.path().join("no-layout");
+    std::fs::create_dir(&layout).unwrap();
+    let words = build_words(&bench, "a.eif", &[]);
+    let words = words.iter().map(|word| if word == "--rootfs" { "--oci-layout" } else { word });
+    let words: Vec<&str> = words
+        .map(|word| if word.ends_with("/rootfs") { layout.to_str().unwrap() } else { word })
+        .collect();
+    let ran = bench.run(&words);
+    assert!(matches!(ran.code, 19 | 48), "{ran:?}");
+    ran.refused(ran.code, &["no-layout", "next:"]);
+    assert_eq!(std::fs::read(bench.path().join("a.eif")).unwrap(), b"precious");
+    let partial = std::fs::read_dir(bench.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("partial"));
+    assert_eq!(partial.count(), 0);
+}
