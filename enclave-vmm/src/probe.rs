@@ -172,7 +172,7 @@ fn guest(kvm: Kvm, progress: &Progress) -> Result<(), KvmFault> {
         Some(cause) => cannot(format!("{e}: {cause}")),
         None => cannot(e.to_string()),
     };
-    let machine = Machine::new(kvm).map_err(setup)?;
+    let mut machine = Machine::new(kvm).map_err(setup)?;
     let memory = Memory::new(MIB, Pages::Ordinary).map_err(setup)?;
     machine.set_memory(&memory).map_err(setup)?;
     registers::write_tables(memory.ram()).map_err(setup)?;
@@ -181,11 +181,7 @@ fn guest(kvm: Kvm, progress: &Progress) -> Result<(), KvmFault> {
     let mut vcpus = machine.vcpus(1, Entry { ip: CODE }).map_err(setup)?;
     let mut vcpu = vcpus.pop().ok_or_else(|| cannot("no vCPU".into()))?;
     progress.step.store(STEP_ENTER, Ordering::SeqCst);
-    let outcome = run(&mut vcpu, progress);
-    // The VM must be gone before its memory.
-    drop((vcpu, machine));
-    drop(memory);
-    outcome
+    run(&mut vcpu, progress)
 }
 
 /// Code, the interrupt table with the timer's handler, and a page directory for the fourth GiB.

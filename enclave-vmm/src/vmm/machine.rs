@@ -23,11 +23,13 @@ use super::vcpu::Bus;
 use super::vsock::Vsock;
 use super::vsock::muxer::Muxer;
 
-/// KVM's side of the machine. Guest memory must outlive it.
+/// KVM's side of the machine.
 #[derive(Debug)]
 pub struct Machine {
     kvm: Kvm,
     vm: VmFd,
+    /// What the VM's slots point to; below `vm`, so that it goes after it.
+    ram: Option<GuestRam>,
 }
 
 /// Queue notifications, one eventfd a queue in the order of the device's queues.
@@ -55,7 +57,7 @@ impl Machine {
         // Kernels without the TSC deadline timer calibrate their clocks against it; port 0x61 is part of that.
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         vm.create_pit2(pit).map_err(Error::ioctl("KVM_CREATE_PIT2"))?;
-        Ok(Machine { kvm, vm })
+        Ok(Machine { kvm, vm, ram: None })
     }
 
     /// vCPUs at most.
@@ -69,8 +71,9 @@ impl Machine {
     ///
     /// # Errors
     /// [`Error::Ioctl`].
-    pub fn set_memory(&self, memory: &Memory) -> Result<(), Error> {
-        for (slot, region) in (0u32..).zip(memory.ram().iter()) {
+    pub fn set_memory(&mut self, memory: &Memory) -> Result<(), Error> {
+        let ram = self.ram.insert(memory.ram().clone());
+        for (slot, region) in (0u32..).zip(ram.iter()) {
             let kvm_region = kvm_userspace_memory_region {
                 slot,
                 flags: 0,
@@ -78,8 +81,8 @@ impl Machine {
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
-            // SAFETY: the range is one whole mapping of `memory`, which the caller keeps until the VM is gone, and the
-            // slots do not overlap because the regions do not.
+            // SAFETY: the range is one whole mapping, which `self.ram` keeps until the VM is gone, and the slots do not
+            // overlap because the regions do not.
             unsafe { self.vm.set_user_memory_region(kvm_region) }
                 .map_err(Error::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
         }

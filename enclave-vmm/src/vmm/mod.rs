@@ -121,7 +121,7 @@ fn live(keeper: &Channel, parts: Parts, started: Instant) -> Result<End, Error> 
     };
     timings.start_ns = clock.lap();
 
-    let machine = Machine::new(probe::open_kvm()?)?;
+    let mut machine = Machine::new(probe::open_kvm()?)?;
     check_vcpus(&config, &machine)?;
     timings.kvm_ns = clock.lap();
 

@@ -153,6 +153,7 @@ impl Place {
 
 /// Runs `vcpu` until the end of the guest.
 pub fn run(mut vcpu: VcpuFd, index: u8, bus: &Bus, run: &Run) {
+    let _guard = Guard { run, index };
     run.gate.wait();
     if index == 0 {
         let _ = run.entered.set(Instant::now());
@@ -162,6 +163,21 @@ pub fn run(mut vcpu: VcpuFd, index: u8, bus: &Bus, run: &Run) {
             Step::Continue => {}
             Step::End(reason) => run.finish(End::Stopped(reason)),
             Step::Fault(what) => run.finish(End::Failed(Error::Guest { index, what })),
+        }
+    }
+}
+
+/// Ends the guest when a vCPU's thread dies of a fault of ours: half a machine must not go on.
+struct Guard<'a> {
+    run: &'a Run,
+    index: u8,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let what = "its thread panicked".to_owned();
+            self.run.finish(End::Failed(Error::Guest { index: self.index, what }));
         }
     }
 }

@@ -164,3 +164,7 @@ impl<B: Backend> VirtioDevice for Vsock<B> {
         self.backend.reset();
     }
 }
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;

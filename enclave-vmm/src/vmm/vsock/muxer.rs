@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -360,8 +360,6 @@ fn listen(path: &Path) -> std::io::Result<UnixListener> {
     // The folder it is made in belongs to the enclave's owner, so nobody else gets in between the two calls.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
-    // `bind` has listened with the largest backlog there is.
-    let _ = listener.as_fd();
     Ok(listener)
 }
 
