@@ -82,7 +82,7 @@ fn run() -> Result<bool> {
             Ok(seconds) => println!("test {name} ... ok ({seconds:.1} s)"),
             Err(error) => {
                 println!("test {name} ... FAILED");
-                eprintln!("---- {name} ----\n{error:?}\n");
+                eprintln!("---- {name} ----\n{error:#}\n");
                 failed.push(*name);
                 // What a failed test leaves behind must not fail the next one.
                 if let Err(error) = parent.clean() {

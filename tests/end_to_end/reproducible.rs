@@ -40,8 +40,8 @@ if [ -d "$DOWNLOADED/registry/cache" ]; then cp -r "$DOWNLOADED/registry/cache" 
 if [ -f "$DOWNLOADED/config.toml" ]; then cp "$DOWNLOADED/config.toml" "$CARGO_HOME/"; fi
 ./guest-build "$HOME/out"
 export HELLO="$HOME/out/hello"
-examples/hello/make-oci-layout "$HOME/layout"
-faketime '{clock}' "$CLI" build-enclave --oci-layout "$HOME/layout" --init "$HOME/out/enclave-init" --output-file "$HOME/hello.eif" >&2
+examples/hello/make-oci-layout "$HOME/hello-oci"
+faketime '{clock}' "$CLI" build-enclave --oci-layout "$HOME/hello-oci" --init "$HOME/out/enclave-init" --output-file "$HOME/hello.eif" >&2
 "#
         );
         let mut shell = Command::new("bash");

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -15,6 +15,8 @@ use crate::program::{Finished, TimedOut, run};
 
 /// The longest that one command may take.
 const LIMIT: Duration = Duration::from_secs(240);
+/// An application may take this long from the heartbeat to listening.
+const LISTENING: Duration = Duration::from_secs(60);
 /// A parent that does not run `true` within this time is wedged.
 const PULSE: Duration = Duration::from_secs(30);
 
@@ -96,12 +98,20 @@ impl Parent {
         self.cli(["run-enclave", "--eif-path", image].iter().chain(more))
     }
 
-    /// Sends `line` to a guest port and reads all it answers.
+    /// Sends `line` to a guest port and reads all it answers; waits for an application that does not listen yet.
     pub fn ask(&self, enclave: &Enclave, port: u32, line: &str) -> Result<String> {
         let port = port.to_string();
-        let asked =
-            self.cli_with(["connect", "--enclave-id", &enclave.id, &port], line.as_bytes())?;
-        Ok(asked.success()?.text())
+        let end = Instant::now() + LISTENING;
+        loop {
+            let asked =
+                self.cli_with(["connect", "--enclave-id", &enclave.id, &port], line.as_bytes())?;
+            if asked.code == 0
+                || Instant::now() > end
+                || !asked.stderr.contains("nobody in the enclave")
+            {
+                return Ok(asked.success()?.text());
+            }
+        }
     }
 
     /// Ends an enclave.
