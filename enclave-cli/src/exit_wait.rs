@@ -24,6 +24,9 @@ const LOOK_MS: u16 = 100;
 /// How long its record may take after its end.
 const RECORD_TIME: Duration = Duration::from_secs(10);
 
+/// What a shell reports for a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
 /// A wait that has begun: signals are held back from here on, in this thread and those it starts.
 #[derive(Debug)]
 pub(crate) struct ExitWait {
@@ -49,31 +52,37 @@ impl ExitWait {
     /// Shows the console, if there is one, until the end; the application's exit code.
     pub(crate) fn finish(self, console: Option<ConsoleStream>, paths: &Paths) -> Outcome<u8> {
         let shown = console.map(|stream| std::thread::spawn(move || enclaves::show(stream, None)));
-        self.wait(&paths.run)?;
+        let interrupted = self.wait(&paths.run)?;
         if let Some(Err(failure)) = shown.and_then(|thread| thread.join().ok()) {
             return Err(failure);
         }
         // A keeper that was killed leaves its record to whoever comes next.
         enclaves::ledger(paths).reclaim_if_free()?;
-        exit_code(&self.record(&paths.history())?)
+        let record = self.record(&paths.history())?;
+        if interrupted { Ok(INTERRUPTED) } else { exit_code(&record) }
     }
 
-    fn wait(&self, run: &Path) -> Outcome<()> {
+    /// Waits for the end; true where a signal made us ask for it.
+    fn wait(&self, run: &Path) -> Outcome<bool> {
         let mut asked = false;
         loop {
             let lives =
                 registry::entries(run)?.into_iter().any(|entry| entry.id == self.id && entry.live);
             if !lives {
-                return Ok(());
+                return Ok(asked);
             }
             let mut watched = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             // An interrupted poll looks again, no more.
             let _ = poll(&mut watched, PollTimeout::from(LOOK_MS));
             if matches!(self.signals.read_signal(), Ok(Some(_))) && !asked {
-                asked = true;
                 line(&format!("Terminating enclave {}...", self.id));
-                if let Ok(entry) = registry::find(run, &self.id) {
-                    control::terminate(&entry.control_socket())?;
+                asked = true;
+                if let Ok(entry) = registry::find(run, &self.id)
+                    && let Err(error) = control::terminate(&entry.control_socket())
+                    && registry::find(run, &self.id).is_ok()
+                {
+                    line(&format!("warning: it goes on: {error}"));
+                    asked = false;
                 }
             }
         }

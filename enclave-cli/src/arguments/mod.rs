@@ -28,8 +28,9 @@ A first tour:
   enclave-cli attestation verify --document hello.doc --root local --eif hello.eif
   enclave-cli terminate-enclave --all
 
-Exit codes: nitro-cli's commands exit with its error numbers (`enclave-cli explain --error-code E36`); the others with 0 (yes, done),
-1 (no), 2 (wrong usage), 3 (could not look).")]
+nitro-cli's commands exit with its error numbers, which
+`enclave-cli explain --error-code E36` explains; the others with 0 (yes, done),
+1 (no), 2 (wrong usage) or 3 (could not look).")]
 pub(crate) struct CommandLine {
     /// What to do.
     #[command(subcommand)]

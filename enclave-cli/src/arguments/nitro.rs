@@ -12,7 +12,8 @@ use clap::Args;
 #[command(after_long_help = "\
 Examples:
   enclave-cli build-enclave --oci-layout ./hello-oci:latest --output-file hello.eif
-  enclave-cli build-enclave --rootfs ./rootfs --cmd /app --cmd --verbose --env MODE=test --output-file app.eif
+  enclave-cli build-enclave --rootfs ./rootfs --cmd /app --cmd --verbose \\
+    --env MODE=test --output-file app.eif
 
 An OCI layout from an image that Docker has:
   skopeo copy docker-daemon:hello:latest oci:./hello-oci:latest")]
@@ -101,8 +102,9 @@ Examples:
   enclave-cli pcr --input FILE
   enclave-cli pcr --signing-certificate cert.pem
 
---input prints SHA-384(zeros || SHA-384(file)), as nitro-cli does. PCR3 and PCR4 are made without the inner hash and are not what
-this prints for a file that holds a role or an instance id.")]
+--input prints SHA-384(zeros || SHA-384(file)), as nitro-cli does. PCR3 and
+PCR4 are made without the inner hash and are not what this prints for a file
+that holds a role or an instance id.")]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["input", "signing_certificate"])))]
 pub(crate) struct Pcr {
     /// Any file
@@ -123,12 +125,14 @@ pub(crate) struct Pcr {
 #[command(after_long_help = "\
 Examples:
   enclave-cli run-enclave --eif-path hello.eif --cpu-count 2 --memory 512
-  enclave-cli run-enclave --eif-path hello.eif --cpu-ids 2 3 --memory 1G --enclave-cid 16 --enclave-name hello
+  enclave-cli run-enclave --eif-path hello.eif --cpu-ids 2 3 --memory 1G \\
+    --enclave-cid 16 --enclave-name hello
   enclave-cli run-enclave --eif-path hello.eif --cpu-count 1 --memory 256 --attach-console
   enclave-cli run-enclave --config hello.json
 
-The file for --config is JSON: {\"eif_path\": \"hello.eif\", \"memory_mib\": 512, \"cpu_count\": 2}; also cpu_ids, enclave_cid,
-enclave_name, debug_mode, attach_console.")]
+The file for --config is JSON with these keys, the last four optional:
+  {\"eif_path\": \"hello.eif\", \"memory_mib\": 512, \"cpu_count\": 2 or \"cpu_ids\": [2, 3],
+   \"enclave_cid\": 16, \"enclave_name\": \"hello\", \"debug_mode\": false, \"attach_console\": false}")]
 #[command(group(clap::ArgGroup::new("cpus").required(true).args(["cpu_ids", "cpu_count", "config"])))]
 pub(crate) struct RunEnclave {
     /// The CPUs that the enclave gets for itself
@@ -156,6 +160,8 @@ pub(crate) struct RunEnclave {
     pub(crate) debug_mode: bool,
 
     /// Show the console until the enclave ends (means --debug-mode)
+    ///
+    /// Ctrl-C leaves the console, not the enclave (with --wait it ends both).
     #[arg(long)]
     pub(crate) attach_console: bool,
 

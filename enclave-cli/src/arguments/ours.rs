@@ -39,9 +39,10 @@ pub(crate) enum AttestationAction {
 #[command(after_long_help = "\
 Examples:
   enclave-cli attestation get --enclave-id ID --output hello.doc
-  enclave-cli attestation get --enclave-id ID --nonce 00112233445566778899aabbccddeeff
+  enclave-cli attestation get --enclave-id ID --nonce 00112233445566778899aabb
 
-Without --output, JSON with EnclaveID, Nonce (hex) and Document (base64) goes to stdout.")]
+Without --output, JSON with EnclaveID, Nonce (hex) and Document (base64) goes to
+stdout.")]
 pub(crate) struct AttestationGet {
     /// The enclave, by id or name
     #[arg(long, value_name = "ID")]
@@ -66,11 +67,15 @@ pub(crate) struct AttestationGet {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  enclave-cli attestation verify --document hello.doc --root local --eif hello.eif
-  enclave-cli attestation verify --document aws.doc --root aws --pcr 0=HEX --pcr 8=HEX --nonce HEX
-  enclave-cli attestation verify --document old.doc --root aws --any-image --time document --json
+  enclave-cli attestation verify --document hello.doc --root local \\
+    --eif hello.eif
+  enclave-cli attestation verify --document aws.doc --root aws \\
+    --pcr 0=HEX --pcr 8=HEX --nonce HEX
+  enclave-cli attestation verify --document old.doc --root aws \\
+    --any-image --time document --json
 
---root local is this user's own authority: a software root, which whoever has root on this host can forge.")]
+--root local is this user's own authority: a software root, which whoever has
+root on this host can forge.")]
 #[command(group(clap::ArgGroup::new("image").required(true).args(["pcr", "eif", "any_image"])))]
 pub(crate) struct AttestationVerify {
     /// The document, binary or base64
@@ -276,7 +281,8 @@ pub(crate) struct Doctor {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:
-  enclave-cli completions bash > ~/.local/share/bash-completion/completions/enclave-cli")]
+  enclave-cli completions bash \\
+    > ~/.local/share/bash-completion/completions/enclave-cli")]
 pub(crate) struct Completions {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
