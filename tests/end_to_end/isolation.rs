@@ -50,7 +50,8 @@ fn the_guest_faces_a_process_without_capabilities(scene: &Scene<'_>) -> Result<(
     let enclave =
         parent.run_enclave(&scene.images.hello.path, &["--cpu-count", "1", "--memory", "128"])?;
     for role in ["vmm", "nsm"] {
-        let status = parent.shell(&format!("cat /proc/$(pgrep -f 'enclave-vmm {role}')/status"))?;
+        let status =
+            parent.shell(&format!("cat /proc/$(pgrep -f '[e]nclave-vmm {role}')/status"))?;
         for line in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
             ensure!(status.contains(line), "{role} lacks `{line}`:\n{status}");
         }

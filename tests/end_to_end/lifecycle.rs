@@ -113,7 +113,7 @@ fn killing_any_process_of_the_tree_leaves_nothing(scene: &Scene<'_>) -> Result<(
     for role in ["vmm", "nsm", "keeper"] {
         parent.run_enclave(&scene.images.hello.path, &["--cpu-count", "1", "--memory", "128"])?;
         let killed =
-            parent.shell(&format!("pkill -KILL -f 'enclave-vmm {role}' && echo killed"))?;
+            parent.shell(&format!("pkill -KILL -f '[e]nclave-vmm {role}' && echo killed"))?;
         ensure!(killed == "killed", "no process `enclave-vmm {role}`");
         let end = Instant::now() + Duration::from_secs(20);
         loop {
