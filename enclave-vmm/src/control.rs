@@ -24,10 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an orderly end may take: the vmm wipes all memory, then CPUs and pages go back.
 const TERMINATE_PATIENCE: Duration = Duration::from_secs(300);
 
+/// A request line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// What is asked for.
+    pub op: Op,
+}
+
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Request {
+#[serde(rename_all = "snake_case")]
+pub enum Op {
     /// [`EnclaveDescription`]. Anybody may.
     Describe,
     /// Ends the enclave; answered with [`Terminated`] when everything is put back. Owner and root.
@@ -73,7 +81,7 @@ pub struct ConsoleOpen {
 /// # Errors
 /// [`Error::File`] if it cannot be reached, [`Error::Closed`], [`Error::Reported`].
 pub fn describe(socket: &Path) -> Result<EnclaveDescription> {
-    let (description, _) = ask(socket, Request::Describe, PATIENCE)?;
+    let (description, _) = ask(socket, Op::Describe, PATIENCE)?;
     Ok(description)
 }
 
@@ -84,7 +92,7 @@ pub fn describe(socket: &Path) -> Result<EnclaveDescription> {
 ///
 /// [`Ledger::open`]: crate::resources::ledger::Ledger::open
 pub fn terminate(socket: &Path) -> Result<Option<Terminated>> {
-    match ask(socket, Request::Terminate, TERMINATE_PATIENCE) {
+    match ask(socket, Op::Terminate, TERMINATE_PATIENCE) {
         Ok((terminated, _)) => Ok(Some(terminated)),
         Err(Error::Closed { .. }) => Ok(None),
         Err(error) => Err(error),
@@ -96,7 +104,7 @@ pub fn terminate(socket: &Path) -> Result<Option<Terminated>> {
 /// # Errors
 /// [`Error::File`] if it cannot be reached, [`Error::Closed`], [`Error::Reported`] (E44 without debug mode).
 pub fn console(socket: &Path) -> Result<ConsoleStream> {
-    let (ConsoleOpen { .. }, stream) = ask(socket, Request::Console, PATIENCE)?;
+    let (ConsoleOpen { .. }, stream) = ask(socket, Op::Console, PATIENCE)?;
     let socket = stream.get_ref();
     socket.set_read_timeout(None).map_err(Error::system("open the console"))?;
     Ok(ConsoleStream(stream))
@@ -124,7 +132,7 @@ impl Read for ConsoleStream {
 
 fn ask<T: serde::de::DeserializeOwned>(
     socket: &Path,
-    request: Request,
+    op: Op,
     patience: Duration,
 ) -> Result<(T, BufReader<UnixStream>)> {
     const PEER: &str = "The enclave's keeper";
@@ -140,8 +148,8 @@ fn ask<T: serde::de::DeserializeOwned>(
     let mut stream = UnixStream::connect(socket).map_err(Error::file("connect to", socket))?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(io_error)?;
     stream.set_read_timeout(Some(patience)).map_err(io_error)?;
-    let mut line =
-        serde_json::to_vec(&request).map_err(|source| Error::Message { peer: PEER, source })?;
+    let mut line = serde_json::to_vec(&Request { op })
+        .map_err(|source| Error::Message { peer: PEER, source })?;
     line.push(b'\n');
     stream.write_all(&line).map_err(io_error)?;
 

@@ -299,6 +299,20 @@ pub enum Error {
         /// Whose it is.
         holder: String,
     },
+    /// Something is where the vsock socket should go.
+    #[error("{} exists already", path.display())]
+    SocketExists {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// Another enclave's vsock socket goes there.
+    #[error("{} is the vsock socket of enclave {holder}", path.display())]
+    SocketTaken {
+        /// The path given.
+        path: PathBuf,
+        /// Whose it is.
+        holder: String,
+    },
     /// A name that cannot be used.
     #[error("'{name}' cannot be the name of an enclave: {reason}")]
     Name {
@@ -395,6 +409,8 @@ impl Error {
             | Error::MemorySize { .. }
             | Error::CidReserved { .. }
             | Error::CidTaken { .. }
+            | Error::SocketExists { .. }
+            | Error::SocketTaken { .. }
             | Error::AllocatorFile { .. } => code::INVALID_ARGUMENT,
             Error::MemoryTooSmall { .. } => code::INSUFFICIENT_MEMORY_REQUESTED,
             Error::NoHugePages { .. } => code::NO_HUGE_PAGES,
@@ -431,6 +447,9 @@ impl Error {
             Error::Damaged { path, .. } => {
                 format!("Stop all enclaves, then remove it: rm {}", path.display())
             }
+            Error::Closed { .. } => {
+                "See whether the enclave still runs: enclave-cli describe-enclaves (which also puts back what a killed one had taken)".to_owned()
+            }
             Error::LockBusy { .. } => {
                 "Wait for the other command, or see who holds it: enclave-cli doctor".to_owned()
             }
@@ -466,6 +485,9 @@ impl Error {
             }
             Error::CidTaken { .. } => {
                 "Choose another, or leave --enclave-cid out to have one chosen.".to_owned()
+            }
+            Error::SocketExists { .. } | Error::SocketTaken { .. } => {
+                "Remove it if nobody uses it, or choose another --vsock-path.".to_owned()
             }
             Error::Name { .. } => "Choose another with --enclave-name.".to_owned(),
             Error::NoSuchEnclave { .. } => {

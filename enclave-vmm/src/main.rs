@@ -1,6 +1,7 @@
 //! One enclave's processes: `enclave-vmm keeper|nsm|vmm`. Started by `enclave-cli` and by the keeper with the descriptors of
 //! `docs/architecture.md`; not for people, who are told so.
 
+use std::ffi::CString;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use enclave_vmm::{Failure, keeper, nsm_process, vmm};
 fn main() -> ExitCode {
     let started = Instant::now();
     let role = std::env::args().nth(1).unwrap_or_default();
+    name_process(&role);
     let outcome = match role.as_str() {
         "keeper" => keeper::run(),
         "nsm" => nsm_process::run(),
@@ -25,5 +27,12 @@ fn main() -> ExitCode {
             eprintln!("enclave-vmm {role}: {}", Failure::from(error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The name that `ps` and `pgrep` show: `enclave-keeper`, `enclave-nsm`, `enclave-vmm`.
+fn name_process(role: &str) {
+    if let Ok(name) = CString::new(format!("enclave-{role}")) {
+        let _ = nix::sys::prctl::set_name(&name);
     }
 }

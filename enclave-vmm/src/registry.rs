@@ -33,6 +33,8 @@ pub struct Claim {
     pub started: String,
     /// Memory, MiB.
     pub memory_mib: u64,
+    /// The vsock socket its vmm makes. Nothing was there before, so a socket found there is its own.
+    pub vsock_path: PathBuf,
     /// CPUs and pages.
     pub grant: Grant,
 }
@@ -224,6 +226,7 @@ pub(crate) mod fixture {
             keeper: 77,
             started: "2026-01-01T00:00:00Z".to_owned(),
             memory_mib: grant.pages * 2,
+            vsock_path: PathBuf::from(format!("/nonexistent/{id}.sock")),
             grant,
         }
     }

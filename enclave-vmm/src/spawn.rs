@@ -60,7 +60,10 @@ impl Role<'_> {
         let _low_numbers_taken = occupy_low_numbers()?;
 
         let mut command = Command::new(self.program);
-        command.arg(self.name).env_clear().current_dir("/");
+        // What `ps` shows; the program itself may be `/proc/self/exe`.
+        command.arg0("enclave-vmm").arg(self.name).env_clear().current_dir("/");
+        // The tree needs none of OpenSSL's configuration, and its file is one thing less to read in a process with keys.
+        command.env("OPENSSL_CONF", "/dev/null");
         for name in ["RUST_BACKTRACE", "TZ"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
@@ -172,7 +175,7 @@ mod tests {
         // The shell takes its role's name as a script: it lists what it was given.
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("lister");
-        std::fs::write(&program, "#!/bin/sh\necho $(ls /proc/$$/fd) >&4\n").unwrap();
+        std::fs::write(&program, "#!/bin/sh\nls /proc/$$/fd >&4\n").unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .unwrap();
         let (ours, theirs) = pair().unwrap();

@@ -14,7 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::Serialize;
 
 use super::console_ring::ConsoleRing;
-use crate::control::{ConsoleOpen, MAX_REQUEST, Reply, Request};
+use crate::control::{ConsoleOpen, MAX_REQUEST, Op, Reply, Request};
 use crate::error::{Error, Failure, Result, code};
 
 /// Clients at once.
@@ -218,7 +218,7 @@ impl Client {
         };
         let request = serde_json::from_slice::<Request>(line.get(..length).unwrap_or(&[]));
         match request {
-            Ok(request) => self.answer(request, subject),
+            Ok(Request { op }) => self.answer(op, subject),
             Err(error) => {
                 self.refuse(code::SERDE, format!("That is no request: {error}"));
                 false
@@ -226,26 +226,26 @@ impl Client {
         }
     }
 
-    fn answer(&mut self, request: Request, subject: &impl Subject) -> bool {
-        if !self.trusted && request != Request::Describe {
+    fn answer(&mut self, op: Op, subject: &impl Subject) -> bool {
+        if !self.trusted && op != Op::Describe {
             let message = "Only the enclave's owner and root may do that";
             self.refuse(code::FILE_PERMISSIONS, message.to_owned());
             return false;
         }
-        match request {
-            Request::Describe => {
+        match op {
+            Op::Describe => {
                 match subject.describe() {
                     Ok(description) => self.reply(&Reply::Ok(description)),
                     Err(failure) => self.reply(&Reply::<()>::Error(failure)),
                 }
                 false
             }
-            Request::Terminate => {
+            Op::Terminate => {
                 self.state = State::AwaitsEnd;
                 self.deadline = None;
                 true
             }
-            Request::Console => {
+            Op::Console => {
                 match subject.console() {
                     None => {
                         let failure = Failure::new(

@@ -15,7 +15,7 @@ use super::control_server::{ControlServer, Subject};
 use super::ending::Ending;
 use super::members::Members;
 use super::place::Place;
-use super::{AboutImage, since};
+use super::{AboutImage, hung_up, since};
 use crate::authority_folder::{AuthorityFolder, IssuedLeaf, now_seconds};
 use crate::channel::{Channel, Received, poll_timeout};
 use crate::control::{Reply, Terminated};
@@ -111,6 +111,8 @@ pub(super) struct Keeper {
     ending: Option<Ending>,
     /// When a vmm that should end is killed.
     stop_deadline: Option<Instant>,
+    /// It has closed its channel.
+    vmm_silent: bool,
 }
 
 impl Keeper {
@@ -152,6 +154,7 @@ impl Keeper {
             init_failure: None,
             ending: None,
             stop_deadline: None,
+            vmm_silent: false,
         }
     }
 
@@ -161,6 +164,8 @@ impl Keeper {
         while self.members.vmm.ended.is_none() {
             if let Err(error) = self.turn(&mut launch) {
                 self.end(Ending::of_failure(Reason::StartFailed, Failure::from(error)));
+                self.members.vmm.kill();
+                self.members.vmm.reap();
             }
         }
         self.finish(launch)
@@ -180,11 +185,15 @@ impl Keeper {
         if ready.console {
             self.read_console();
         }
-        if ready.nsm {
-            self.from_nsm(launch.as_ref())?;
+        if ready.nsm
+            && let Err(error) = self.hear_nsm(launch.as_ref())
+        {
+            self.end(Ending::of_failure(Reason::NsmDied, Failure::from(error)));
         }
-        if ready.vmm {
-            self.from_vmm(launch)?;
+        if ready.vmm
+            && let Err(error) = self.hear_vmm(launch)
+        {
+            self.end(Ending::of_failure(Reason::VmmDied, Failure::from(error)));
         }
         if self.control.serve(&self.view) {
             self.end(Ending::new(Reason::Terminated, "terminated"));
@@ -199,7 +208,7 @@ impl Keeper {
         let sources = [
             launch.map(AsFd::as_fd),
             members.nsm.ended.is_none().then(|| members.nsm.channel.as_fd()),
-            members.vmm.ended.is_none().then(|| members.vmm.channel.as_fd()),
+            (!self.vmm_silent).then(|| members.vmm.channel.as_fd()),
             members.console.as_ref().map(AsFd::as_fd),
         ];
         let mut next = fds.len();
@@ -247,21 +256,54 @@ impl Keeper {
                 }
             }
         }
-        self.members.nsm.reap();
-        if let Some(status) = self.members.nsm.ended {
-            self.end(Ending::of_process(Reason::NsmDied, "nsm", Some(status)));
-        }
         // What the vmm said last is read before its end counts.
         self.members.vmm.reap();
         if let Some(status) = self.members.vmm.ended {
             while let Ok(Received::Value(message)) = self.members.vmm.channel.try_receive() {
                 self.note(message);
             }
-            self.end(Ending::of_process(Reason::VmmDied, "vmm", Some(status)));
+            let ending = self
+                .nsm_fault()
+                .unwrap_or_else(|| Ending::of_process(Reason::VmmDied, "vmm", Some(status)));
+            self.end(ending);
+        }
+        self.see_nsm_end();
+    }
+
+    /// The nsm leaves of its own accord when the vmm does; anything else is a fault of its own, and then the vmm's failure is only what follows from it.
+    fn nsm_fault(&mut self) -> Option<Ending> {
+        let nsm = &mut self.members.nsm;
+        if hung_up(&nsm.channel) {
+            nsm.finish(NSM_PATIENCE);
+        }
+        let status = nsm.ended.filter(|status| !status.success())?;
+        while let Ok(Received::Value(message)) = nsm.channel.try_receive() {
+            if let FromNsm::Failed(failure) = message {
+                return Some(Ending::of_failure(Reason::NsmDied, failure));
+            }
+        }
+        Some(Ending::of_process(Reason::NsmDied, "nsm", Some(status)))
+    }
+
+    /// Without an nsm there is no enclave, whoever went first.
+    fn see_nsm_end(&mut self) {
+        self.members.nsm.reap();
+        if self.members.nsm.ended.is_none() {
+            return;
+        }
+        match self.nsm_fault() {
+            Some(ending) => self.end(ending),
+            None => self.expect_vmm_end(),
         }
     }
 
-    fn from_nsm(&mut self, launch: Option<&Channel>) -> Result<()> {
+    /// The vmm is going by itself; if it does not, it is helped.
+    fn expect_vmm_end(&mut self) {
+        let patience = self.stop_patience();
+        self.stop_deadline.get_or_insert_with(|| Instant::now() + patience);
+    }
+
+    fn hear_nsm(&mut self, launch: Option<&Channel>) -> Result<()> {
         match self.members.nsm.channel.try_receive()? {
             Received::Nothing => {}
             Received::Value(FromNsm::Measured(measured)) => self.measured(&measured, launch)?,
@@ -277,8 +319,7 @@ impl Keeper {
             }
             Received::End => {
                 self.members.nsm.finish(NSM_PATIENCE);
-                let status = self.members.nsm.ended;
-                self.end(Ending::of_process(Reason::NsmDied, "nsm", status));
+                self.see_nsm_end();
             }
         }
         Ok(())
@@ -293,9 +334,7 @@ impl Keeper {
             pcr2: measured.pcr2.to_string(),
             pcr8: measured.pcr8.map(|pcr| pcr.to_string()),
         };
-        if let Some(launch) = launch {
-            launch.send(&Report::Measured(measurements.clone()))?;
-        }
+        report(launch, &Report::Measured(measurements.clone()));
         self.progress.measured = Some(measurements);
         self.progress.public_key =
             hex::decode(&measured.leaf_public_key).map_err(|source| Error::Authority {
@@ -314,13 +353,13 @@ impl Keeper {
         Ok(())
     }
 
-    fn from_vmm(&mut self, launch: &mut Option<Channel>) -> Result<()> {
+    fn hear_vmm(&mut self, launch: &mut Option<Channel>) -> Result<()> {
         let message = match self.members.vmm.channel.try_receive()? {
             Received::Nothing => return Ok(()),
             Received::End => {
-                self.members.vmm.finish(self.stop_patience());
-                let status = self.members.vmm.ended;
-                self.end(Ending::of_process(Reason::VmmDied, "vmm", status));
+                // How it ended is known when it can be reaped; with much memory that takes a while.
+                self.vmm_silent = true;
+                self.expect_vmm_end();
                 return Ok(());
             }
             Received::Value(message) => message,
@@ -335,7 +374,8 @@ impl Keeper {
             FromVmm::Started(vmm) => {
                 self.timing.started_us = since(self.spec.began_ns);
                 self.timing.vmm = vmm;
-                launch.as_ref().map_or(Ok(()), |launch| launch.send(&Report::Started(self.timing)))
+                report(launch.as_ref(), &Report::Started(self.timing));
+                Ok(())
             }
             FromVmm::Heartbeat => self.heartbeat(launch),
             other => {
@@ -355,7 +395,10 @@ impl Keeper {
                 self.end(Ending::of_guest(reason, self.app, init));
             }
             FromVmm::Failed { code, message, hint } => {
-                self.end(Ending::of_failure(Reason::VmmDied, Failure { code, message, hint }));
+                let ending = self.nsm_fault().unwrap_or_else(|| {
+                    Ending::of_failure(Reason::VmmDied, Failure { code, message, hint })
+                });
+                self.end(ending);
             }
             FromVmm::Loaded | FromVmm::Started(_) | FromVmm::Heartbeat | FromVmm::Ready => {}
         }
@@ -388,13 +431,15 @@ impl Keeper {
                 image_version: about.version,
                 metadata: about.metadata,
             },
-            vsock_path: self.spec.vsock_path.clone().unwrap_or_else(|| self.place.vsock_socket()),
+            vsock_path: self.place.claim.vsock_path.clone(),
             owner: nix::unistd::geteuid().as_raw(),
         })?;
         self.progress.up = true;
         self.view.running = true;
-        if let Some(launch) = launch.take() {
-            launch.send(&Report::Heartbeat(self.timing))?;
+        if let Some(command) = launch.take()
+            && command.send(&Report::Heartbeat(self.timing)).is_err()
+        {
+            self.end(Ending::new(Reason::Terminated, "the command that started it ended"));
         }
         Ok(())
     }
@@ -501,6 +546,13 @@ impl Keeper {
         }
         self.control.close(&reply, self.view.console(), FAREWELL);
         put_back
+    }
+}
+
+/// Reports to the command, if it is still there; its end comes as an event of its own.
+fn report(launch: Option<&Channel>, report: &Report) {
+    if let Some(launch) = launch {
+        let _ = launch.send(report);
     }
 }
 

@@ -52,7 +52,10 @@ pub fn run() -> Result<()> {
     let Some(spec) = launch.receive::<LaunchSpec>(Some(Instant::now() + SPEC_PATIENCE))? else {
         return Ok(());
     };
-    match start(spec, image, &launch, signals) {
+    let started = start(spec, &image, &launch, signals);
+    // The processes below have it; its memory is free when they have read it.
+    drop(image);
+    match started {
         Ok(keeper) => keeper.run(launch),
         Err(error) => {
             let _ = launch.send(&Report::Failed(Failure::from(&error)));
@@ -63,12 +66,12 @@ pub fn run() -> Result<()> {
 
 fn start(
     mut spec: LaunchSpec,
-    image: SealedImage,
+    image: &SealedImage,
     launch: &Channel,
     signals: SignalFd,
 ) -> Result<Keeper> {
     let mut timing = Timing { keeper_us: since(spec.began_ns), ..Timing::default() };
-    let about = look_at(&image, &spec)?;
+    let about = look_at(image, &spec)?;
     let place = Place::take(&spec, Host::this(), || hung_up(launch))?;
     timing.allocated_us = since(spec.began_ns);
     let claim = &place.claim;
@@ -82,7 +85,7 @@ fn start(
         cpu_ids: claim.grant.cpus.clone(),
         memory_mib: claim.memory_mib,
     };
-    match assemble(&spec, &place, &image, launch, &description) {
+    match assemble(&spec, &place, image, launch, &description) {
         Ok((members, control)) => {
             timing.spawned_us = since(spec.began_ns);
             let authority = AuthorityFolder::new(&spec.state_dir.join("pki"), &place.parent_id);
@@ -132,7 +135,7 @@ fn assemble(
         cpu_ids,
         cid: place.claim.cid,
         debug: spec.debug,
-        vsock_path: spec.vsock_path.clone().unwrap_or_else(|| place.vsock_socket()),
+        vsock_path: place.claim.vsock_path.clone(),
         parameters: spec.parameters.clone(),
     }))?;
     Ok((members, control))

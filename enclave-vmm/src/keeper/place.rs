@@ -99,11 +99,6 @@ impl Place {
         self.folder.join(ENCLAVE)
     }
 
-    /// The default of the parent's vsock socket.
-    pub(super) fn vsock_socket(&self) -> PathBuf {
-        self.folder.join("vsock.sock")
-    }
-
     /// From now on the kernel's counters speak for its memory.
     pub(super) fn memory_is_taken(&self) -> Result<()> {
         json_file::write_bytes(&self.folder.join(MEMORY_TAKEN), b"", 0o644)
@@ -139,6 +134,17 @@ fn settle(
     let cids: Vec<(u32, String)> =
         living.iter().map(|(entry, claim)| (claim.cid, entry.id.clone())).collect();
     let id = identity::fresh_enclave_id(parent_id)?;
+    let folder = spec.run_dir.join(&id);
+    let vsock_path = match &spec.vsock_path {
+        Some(path) if fs::symlink_metadata(path).is_ok() => {
+            return Err(Error::SocketExists { path: path.clone() });
+        }
+        Some(path) => path.clone(),
+        None => folder.join("vsock.sock"),
+    };
+    if let Some((entry, _)) = living.iter().find(|(_, claim)| claim.vsock_path == vsock_path) {
+        return Err(Error::SocketTaken { path: vsock_path, holder: entry.id.clone() });
+    }
     let claim = Claim {
         name: registry::unique_name(spec.name.as_deref(), &spec.eif_path, &names)?,
         cid: registry::assign_cid(spec.cid, &cids)?,
@@ -147,10 +153,10 @@ fn settle(
         keeper: std::process::id(),
         started: history::now(),
         memory_mib: spec.memory_mib.next_multiple_of(2),
+        vsock_path,
         grant: Grant::default(),
         id,
     };
-    let folder = spec.run_dir.join(&claim.id);
     json_file::make_folder(&folder, 0o755)?;
     let alive = come_alive(&folder)
         .and_then(|lock| {

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// MiB in a page.
 pub const PAGE_MIB: u64 = 2;
 
+/// What is left to the parent, KiB, whatever is asked for: enough to log in and put things right.
+const PARENT_KEEPS_KIB: u64 = 64 * 1024;
+
 /// Pages for so much memory, rounded up.
 #[must_use]
 pub fn pages_for(memory_mib: u64) -> u64 {
@@ -40,6 +43,7 @@ impl Counters {
 pub struct HugePages {
     folder: PathBuf,
     compact: PathBuf,
+    meminfo: PathBuf,
 }
 
 impl HugePages {
@@ -52,7 +56,11 @@ impl HugePages {
         if !folder.is_dir() {
             return Err(Error::NoHugePages { path: folder });
         }
-        Ok(Self { folder, compact: host.proc.join("sys/vm/compact_memory") })
+        Ok(Self {
+            folder,
+            compact: host.proc.join("sys/vm/compact_memory"),
+            meminfo: host.proc.join("meminfo"),
+        })
     }
 
     /// Reads the counters.
@@ -77,6 +85,12 @@ impl HugePages {
         let missing = needed.saturating_sub(before.available());
         if missing == 0 {
             return Ok(0);
+        }
+        // Asked for more than there is, the kernel takes everything there is, and its OOM killer takes the parent's processes.
+        let possible = self.pages_in_free_memory()?;
+        if missing > possible {
+            let available = before.available().saturating_add(possible);
+            return Err(Error::HugePages { needed, available });
         }
         let wanted = before.total.saturating_add(missing);
         self.set_total(wanted)?;
@@ -104,6 +118,17 @@ impl HugePages {
         Ok(())
     }
 
+    /// Pages that the parent's memory has room for, when it keeps [`PARENT_KEEPS_KIB`].
+    fn pages_in_free_memory(&self) -> Result<u64> {
+        let text = fs::read_to_string(&self.meminfo).map_err(Error::file("read", &self.meminfo))?;
+        let kib: u64 = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:"))
+            .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok())
+            .unwrap_or(0);
+        Ok(kib.saturating_sub(PARENT_KEEPS_KIB) / (PAGE_MIB * 1024))
+    }
+
     fn set_total(&self, total: u64) -> Result<()> {
         let path = self.folder.join("nr_hugepages");
         fs::write(&path, total.to_string()).map_err(Error::file("write", &path))
@@ -123,6 +148,13 @@ pub(crate) mod fixture {
         {
             std::fs::write(folder.join(name), format!("{value}\n")).unwrap();
         }
+        available_memory(host, 1 << 20);
+    }
+
+    pub(crate) fn available_memory(host: &Host, mib: u64) {
+        std::fs::create_dir_all(&host.proc).unwrap();
+        let text = format!("MemTotal:  1 kB\nMemAvailable:  {} kB\n", mib * 1024);
+        std::fs::write(host.proc.join("meminfo"), text).unwrap();
     }
 }
 
@@ -162,6 +194,19 @@ mod tests {
         let error = pages.ensure(64).unwrap_err();
         assert!(matches!(error, Error::HugePages { needed: 64, available: 5 }), "{error}");
         assert!(error.hint().unwrap().contains("--memory-mib 128"));
+        assert_eq!(pages.counters().unwrap().total, 10);
+    }
+
+    #[test]
+    fn more_than_the_parents_memory_is_not_even_tried() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = host(folder.path());
+        fixture::pages(&host, 10, 8, 3);
+        fixture::available_memory(&host, 164);
+        let pages = HugePages::of(&host).unwrap();
+        // 64 MiB stay with the parent, so 100 MiB, 50 pages, can become huge ones beside the 5 there are.
+        let error = pages.ensure(56).unwrap_err();
+        assert!(matches!(error, Error::HugePages { needed: 56, available: 55 }), "{error}");
         assert_eq!(pages.counters().unwrap().total, 10);
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -261,6 +262,7 @@ impl OpenLedger<'_> {
     pub fn give_back(&self, folder: &Path, claim: &mut Claim) -> Result<()> {
         let host = self.host();
         EnclaveCgroup::of(host, &claim.id).remove()?;
+        remove_socket(&claim.vsock_path)?;
         if claim.grant.from_pool {
             if let Some(pool) = self.pool()? {
                 let mut free = self.free_cpus(Some(&pool))?;
@@ -281,14 +283,17 @@ impl OpenLedger<'_> {
         Ok(())
     }
 
-    /// Puts back what dead keepers could not, with a record of each.
+    /// Puts back what dead keepers could not, with a record of each. An interrupted change comes first (there is at most one, because every opening of the books
+    /// ends it): it says what the kernel's total was, and that is true only while nobody else's pages have gone back.
     fn reclaim(&self) -> Result<()> {
-        for entry in registry::entries(&self.ledger.run)? {
-            if !entry.live {
-                self.reclaim_one(&entry)?;
-            }
-        }
-        self.finish_pool_change()
+        let mut dead = registry::entries(&self.ledger.run)?;
+        dead.retain(|entry| !entry.live);
+        dead.sort_by_key(|entry| entry.claim().is_ok_and(is_whole));
+        let interrupted = dead.partition_point(|entry| !entry.claim().is_ok_and(is_whole));
+        let (first, rest) = dead.split_at(interrupted);
+        first.iter().try_for_each(|entry| self.reclaim_one(entry))?;
+        self.finish_pool_change()?;
+        rest.iter().try_for_each(|entry| self.reclaim_one(entry))
     }
 
     fn reclaim_one(&self, entry: &Entry) -> Result<()> {
@@ -307,6 +312,21 @@ impl OpenLedger<'_> {
             history::write(&self.ledger.history, &record)?;
         }
         remove_folder(&entry.folder)
+    }
+}
+
+/// Whether everything in a claim was taken, and nothing given back yet.
+fn is_whole(claim: Option<Claim>) -> bool {
+    claim.is_some_and(|claim| claim.grant.complete)
+}
+
+/// Removes the socket that a killed vmm leaves outside its folder.
+fn remove_socket(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {
+            fs::remove_file(path).map_err(Error::file("remove", path))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -460,6 +480,25 @@ mod tests {
         assert_eq!(total(&ledger), 70);
         assert!(!path.exists());
         assert_eq!(history::of(&ledger.history, A).unwrap(), None);
+    }
+
+    #[test]
+    fn an_interrupted_taking_is_undone_before_others_give_back() {
+        let root = tempfile::tempdir().unwrap();
+        let ledger = fixture::ledger(root.path());
+        // A has raised the total from 10 to 80; B was killed while it raised it from 80 to 120, and got to 100.
+        let whole = Grant {
+            complete: true,
+            pages: 70,
+            pages_before: 10,
+            pages_added: 70,
+            ..Grant::default()
+        };
+        let half = Grant { pages: 40, pages_before: 80, ..Grant::default() };
+        folder(&ledger.run, &claim(A, "a", 16, whole));
+        folder(&ledger.run, &claim(B, "b", 17, half));
+        ledger.open().unwrap();
+        assert_eq!(total(&ledger), 10);
     }
 
     #[test]
