@@ -190,8 +190,8 @@ impl Error {
         let text = match self {
             Self::QemuMissing | Self::QemuTooOld { .. } => {
                 "install QEMU 9 or newer; on Debian 12: \
-                sudo apt-get install -t bookworm-backports qemu-system-x86 (with \
-                'deb http://deb.debian.org/debian bookworm-backports main' among apt's sources)"
+                sudo apt-get install -t bookworm-backports qemu-system-x86 (with the \
+                suite bookworm-backports of your mirror among apt's sources)"
                     .to_owned()
             }
             Self::NestingOff { parameter, .. } => format!(
