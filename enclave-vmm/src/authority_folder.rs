@@ -17,7 +17,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::error::{Error, Result};
 use crate::json_file;
 
-/// How long to wait for another process that issues.
+/// How long to wait for another process that issues, unless told otherwise.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Largest file read, bytes; a key or certificate has about one thousand.
@@ -34,6 +34,7 @@ pub struct AuthorityFolder {
     path: PathBuf,
     identity: Identity,
     lifetimes: Lifetimes,
+    patience: Duration,
 }
 
 /// A leaf's certificates and when to get new ones.
@@ -60,7 +61,17 @@ impl AuthorityFolder {
     #[must_use]
     pub fn new(path: &Path, parent_id: &str) -> Self {
         let identity = Identity { host: host_name(), parent_id: parent_id.to_owned() };
-        Self { path: path.to_owned(), identity, lifetimes: Lifetimes::default() }
+        Self {
+            path: path.to_owned(),
+            identity,
+            lifetimes: Lifetimes::default(),
+            patience: LOCK_PATIENCE,
+        }
+    }
+
+    /// From now on waits so long at most for another process that issues.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Issues the certificates of a leaf key (DER SubjectPublicKeyInfo) for the enclave `module_id`. Makes the authority if there is none, renews what has aged.
@@ -129,7 +140,7 @@ impl AuthorityFolder {
         json_file::make_folder(&self.path, 0o700)?;
         check_owned(&self.path)?;
         let path = self.path.join("lock");
-        let deadline = Instant::now() + LOCK_PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             let file = File::options()
                 .create(true)
@@ -144,7 +155,7 @@ impl AuthorityFolder {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err((_, Errno::EWOULDBLOCK)) => {
-                    return Err(Error::LockBusy { path, seconds: LOCK_PATIENCE.as_secs() });
+                    return Err(Error::LockBusy { path, seconds: self.patience.as_secs() });
                 }
                 Err((_, errno)) => return Err(Error::file("lock", &path)(errno.into())),
             }

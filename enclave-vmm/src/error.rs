@@ -215,7 +215,11 @@ pub enum Error {
         path: PathBuf,
     },
     /// Too few huge pages.
-    #[error("{needed} huge pages of 2 MiB are needed and {available} can be had")]
+    #[error(
+        "{needed} huge pages of 2 MiB ({} MiB) are needed and {available} ({} MiB) can be had",
+        needed.saturating_mul(2),
+        available.saturating_mul(2)
+    )]
     HugePages {
         /// Needed, pages.
         needed: u64,
@@ -464,8 +468,8 @@ impl Error {
                 "Run on a kernel with CONFIG_HUGETLBFS and 2 MiB pages.".to_owned()
             }
             Error::HugePages { needed, .. } => format!(
-                "Free some memory, ask for less, or set the pages aside early, when memory is not yet \
-                 in pieces: enclave-cli allocator apply --memory-mib {}",
+                "Ask for less or free some memory. Pages set aside early, before memory is in pieces, stay: \
+                 enclave-cli allocator apply --memory-mib {}",
                 needed.saturating_mul(2)
             ),
             Error::PoolMemory { needed, .. } => format!(

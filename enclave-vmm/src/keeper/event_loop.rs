@@ -40,6 +40,8 @@ const STOP_PATIENCE_PER_GIB: Duration = Duration::from_secs(5);
 const NSM_PATIENCE: Duration = Duration::from_secs(1);
 /// Console readers and those who asked for the end get their last bytes within this.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a renewal may hold up the loop.
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of console in a record.
 const CONSOLE_TAIL: usize = 16 * 1024;
 
@@ -350,6 +352,8 @@ impl Keeper {
         let leaf = self.authority.issue_leaf(&self.progress.public_key, &self.place.claim.id)?;
         self.members.nsm.channel.send(&ToNsm::Certificates((&leaf.chain).into()))?;
         self.leaf = Some(leaf);
+        // Renewals have an hour to succeed in; nothing else should wait for them.
+        self.authority.set_patience(RENEWAL_PATIENCE);
         Ok(())
     }
 

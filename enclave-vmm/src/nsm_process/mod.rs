@@ -197,3 +197,6 @@ fn out_of_order(what: &'static str) -> Error {
         source: io::Error::new(io::ErrorKind::InvalidData, what),
     }
 }
+
+#[cfg(test)]
+mod tests;

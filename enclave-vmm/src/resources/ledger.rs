@@ -276,7 +276,10 @@ impl OpenLedger<'_> {
                 let total = huge_pages.counters()?.total;
                 claim.grant.pages_before = total.saturating_sub(claim.grant.pages_added);
                 claim.grant.complete = false;
-                json_file::write(&folder.join(CLAIM), claim, 0o644)?;
+                // Somebody may have removed the run folder; what is held must go back all the same.
+                if folder.is_dir() {
+                    json_file::write(&folder.join(CLAIM), claim, 0o644)?;
+                }
             }
             huge_pages.lower_to(claim.grant.pages_before)?;
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::allocator_file::PoolRequest;
 use super::cpu_partition::hold_pool;
-use super::cpu_topology::{CpuSet, CpuTopology};
+use super::cpu_topology::{CpuRequest, CpuSet, CpuTopology};
 use super::huge_pages::{HugePages, PAGE_MIB, pages_for};
 use super::ledger::OpenLedger;
 use crate::error::{Error, Result};
@@ -52,16 +52,28 @@ pub struct PoolStatus {
 }
 
 impl OpenLedger<'_> {
-    /// Makes a pool, or one of another size. An existing pool is released first.
+    /// Makes a pool, or one of another size in place of the one there is.
     ///
     /// # Errors
-    /// [`Error::PoolInUse`] while enclaves run, the CPU and memory errors; nothing is taken then.
+    /// [`Error::PoolInUse`] while enclaves run, the CPU and memory errors; the pool is as before then.
     pub fn apply_pool(&self, request: &PoolRequest) -> Result<Pool> {
         self.refuse_while_enclaves_run()?;
         if request.memory_mib == 0 {
             return Err(Error::MemorySize { mib: 0 });
         }
+        let before = self.pool()?;
         self.drop_pool()?;
+        self.make_pool(request).inspect_err(|_| {
+            if let Some(pool) = before {
+                let cpus = CpuRequest::Ids(pool.cpus);
+                let as_before = PoolRequest { memory_mib: pool.pages * PAGE_MIB, cpus };
+                // What has just been given back can be taken again, or the first error tells why not.
+                let _ = self.make_pool(&as_before);
+            }
+        })
+    }
+
+    fn make_pool(&self, request: &PoolRequest) -> Result<Pool> {
         let topology = CpuTopology::read(self.host())?;
         let cpus = topology.choose(&request.cpus, &topology.grantable())?;
         let huge_pages = HugePages::of(self.host())?;
@@ -166,7 +178,6 @@ impl OpenLedger<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cpu_topology::CpuRequest;
     use super::super::ledger::{Grant, fixture};
     use super::*;
     use crate::registry::fixture::{claim, folder, hold};
@@ -196,6 +207,11 @@ mod tests {
         assert_eq!((status.cpu_ids, status.memory_mib), (vec![1, 2], 100));
         let partition = ledger.host.cgroup.join("enclave-pool/cpuset.cpus");
         assert_eq!(fs::read_to_string(partition).unwrap(), "1-2");
+        empty_pool_cgroup(&ledger);
+        let before = open.pool().unwrap();
+        let error = open.apply_pool(&request(1 << 30, 1)).unwrap_err();
+        assert!(matches!(error, Error::HugePages { .. }));
+        assert_eq!(open.pool().unwrap(), before, "a failed change leaves the old pool");
         empty_pool_cgroup(&ledger);
         open.release_pool().unwrap();
         assert_eq!(open.pool().unwrap(), None);
