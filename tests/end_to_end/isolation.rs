@@ -66,8 +66,12 @@ fn the_console_is_for_debug_mode_only(scene: &Scene<'_>) -> Result<()> {
     parent.cli(["console", "--enclave-id", &enclave.id])?.refused(44, &["E44", "--debug-mode"])?;
     parent.terminate(&enclave)?;
 
-    let image =
-        scene.images.script(parent, "talks", "echo the application speaks; exec sleep 1000\n")?;
+    // Without `quiet`, the kernel's first line is the first thing on the console.
+    let cmdline = parent.folder().join("cmdline-loud");
+    std::fs::write(&cmdline, "reboot=k panic=-1 console=ttyS0\n")?;
+    let cmdline = crate::images::text(&cmdline)?;
+    let script = "echo the application speaks; exec sleep 1000\n";
+    let image = scene.images.script_with(parent, "talks", script, &["--cmdline", &cmdline])?;
     let enclave = parent.run_enclave(&image.path, &[&small[..], &["--debug-mode"]].concat())?;
     ensure!(parent.enclaves()?[0]["Flags"] == "DEBUG_MODE", "not marked as debug");
     let console =
