@@ -1,6 +1,9 @@
 //! The keeper's one loop: messages of nsm and vmm, the control socket, the console, signals, and what is due by the clock. Nothing in it waits for anybody in
 //! particular, so a stuck process or client delays nothing else.
 
+mod farewell;
+mod view;
+
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -10,25 +13,23 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
+use self::view::View;
 use super::console_ring::ConsoleRing;
-use super::control_server::{ControlServer, Subject};
+use super::control_server::{ControlServer, Subject as _};
 use super::ending::Ending;
 use super::members::Members;
 use super::place::Place;
 use super::{AboutImage, hung_up, since};
 use crate::authority_folder::{AuthorityFolder, IssuedLeaf, now_seconds};
 use crate::channel::{Channel, Received, poll_timeout};
-use crate::control::{Reply, Terminated};
 use crate::description::{
     EnclaveDescription, Flags, HASH_ALGORITHM, Measurements, RunDescription, State,
 };
-use crate::error::{Error, Failure, Result, code};
-use crate::history::{ExitRecord, Reason};
-use crate::json_file;
+use crate::error::{Error, Failure, Result};
+use crate::history::Reason;
 use crate::launch::{LaunchSpec, Report, Timing, boot_timeout};
 use crate::nsm_process::messages::{FromNsm, Measured, ToNsm};
 use crate::registry::EnclaveFile;
-use crate::resources::ledger::record_of;
 use crate::vmm::messages::{AppExit, FromVmm, ToVmm};
 
 /// The loop comes round at least so often, for certificates that age by the wall clock.
@@ -38,46 +39,14 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 const STOP_PATIENCE_PER_GIB: Duration = Duration::from_secs(5);
 /// The nsm has nothing to do at the end but to see it.
 const NSM_PATIENCE: Duration = Duration::from_secs(1);
-/// Console readers and those who asked for the end get their last bytes within this.
-const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a renewal may hold up the loop.
 const RENEWAL_PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of console in a record.
-const CONSOLE_TAIL: usize = 16 * 1024;
 
 /// What is known of the image.
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) length: u64,
     pub(super) about: AboutImage,
-}
-
-/// What the control socket tells.
-#[derive(Debug)]
-struct View {
-    file: std::path::PathBuf,
-    running: bool,
-    terminating: bool,
-    console: Option<ConsoleRing>,
-}
-
-impl Subject for View {
-    fn describe(&self) -> std::result::Result<serde_json::Value, Failure> {
-        if !self.running {
-            return Err(Failure::new(code::COMMAND_NOT_EXECUTED, "The enclave is not up yet"));
-        }
-        // Read anew each time rather than kept: metadata can be large, and is rarely asked for.
-        let file: EnclaveFile = json_file::read(&self.file)?
-            .ok_or_else(|| Failure::new(code::READ_FROM_DISK, "The enclave's folder is gone"))?;
-        let mut description = file.description;
-        description.state = if self.terminating { State::Terminating } else { State::Running };
-        serde_json::to_value(description)
-            .map_err(|error| Failure::new(code::SERDE, error.to_string()))
-    }
-
-    fn console(&self) -> Option<&ConsoleRing> {
-        self.console.as_ref()
-    }
 }
 
 /// How far the start has come.
@@ -503,53 +472,6 @@ impl Keeper {
     fn stop_patience(&self) -> Duration {
         let gib = u32::try_from(self.spec.memory_mib.div_ceil(1024)).unwrap_or(u32::MAX);
         STOP_PATIENCE.saturating_add(STOP_PATIENCE_PER_GIB.saturating_mul(gib))
-    }
-
-    /// The vmm has ended: ends the nsm, puts everything back, leaves the record and tells those who wait.
-    fn finish(mut self, launch: Option<Channel>) -> Result<()> {
-        while self.members.console.is_some() {
-            let before = self.view.console.as_ref().map(ConsoleRing::end);
-            self.read_console();
-            if before == self.view.console.as_ref().map(ConsoleRing::end) {
-                break;
-            }
-        }
-        let Members { mut nsm, vmm, .. } = self.members;
-        nsm.kill();
-        nsm.finish(NSM_PATIENCE);
-        drop((nsm, vmm));
-
-        let ending =
-            self.ending.unwrap_or_else(|| Ending::new(Reason::VmmDied, "the vmm process ended"));
-        let tail = self.view.console.as_ref().map(|ring| ring.tail(CONSOLE_TAIL));
-        let record = ExitRecord {
-            measurements: self.progress.measured,
-            exit_code: match self.app {
-                Some(AppExit::Code(number)) => Some(number),
-                _ => None,
-            },
-            signal: match self.app {
-                Some(AppExit::Signal(number)) => Some(number),
-                _ => None,
-            },
-            console_tail: tail,
-            ..record_of(&self.place.claim, ending.reason, &ending.detail)
-        };
-        let put_back = self.place.give_back(self.progress.told_to_go.then_some(&record));
-        let reply = match &put_back {
-            Ok(()) => Reply::Ok(Terminated {
-                enclave_name: record.enclave_name.clone(),
-                enclave_id: record.enclave_id.clone(),
-                terminated: true,
-                record,
-            }),
-            Err(error) => Reply::Error(Failure::from(error)),
-        };
-        if let Some(launch) = launch {
-            let _ = launch.send(&Report::Failed(ending.as_launch_failure(self.spec.debug)));
-        }
-        self.control.close(&reply, self.view.console(), FAREWELL);
-        put_back
     }
 }
 
