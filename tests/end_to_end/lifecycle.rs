@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use tests::parent::TREE;
 use tests::program::{signal, wait};
 
 use crate::{Scene, Test};
@@ -178,10 +179,13 @@ fn the_tree_is_small_beyond_guest_memory(scene: &Scene<'_>) -> Result<()> {
         parent.run_enclave(&scene.images.hello.path, &["--cpu-count", "1", "--memory", "128"])?;
     parent.ask(&enclave, HELLO_PORT, "warm up\n")?;
     // Pss counts shared pages by share; huge pages are not in it, so guest memory is not either.
-    let kib: u64 = parent
-        .shell("for p in $(pgrep enclave-vmm); do cat /proc/$p/smaps_rollup; done | awk '/^Pss:/{s+=$2} END{print s}'")?
-        .parse()?;
+    let counted = parent.shell(&format!(
+        "for p in $(pgrep -f '{TREE}'); do cat /proc/$p/smaps_rollup; done | awk '/^Pss:/{{s+=$2; n++}} END{{print n, s}}'"
+    ))?;
+    let (processes, kib) = counted.split_once(' ').context("no processes")?;
+    ensure!(processes == "3", "{processes} processes in place of keeper, nsm and vmm");
+    let kib: u64 = kib.parse()?;
     println!("memory of the tree beyond guest memory: {kib} KiB (limit 12288)");
-    ensure!(kib > 0 && kib < 12 * 1024, "the tree takes {kib} KiB");
+    ensure!(kib < 12 * 1024, "the tree takes {kib} KiB");
     parent.terminate(&enclave)
 }

@@ -20,6 +20,9 @@ const LISTENING: Duration = Duration::from_secs(60);
 /// A parent that does not run `true` within this time is wedged.
 const PULSE: Duration = Duration::from_secs(30);
 
+/// `pgrep -f` pattern of keeper, nsm and vmm; the brackets keep it from matching the shell that holds it.
+pub const TREE: &str = "[e]nclave-vmm (keeper|nsm|vmm)";
+
 /// A running machine with state folders of its own.
 #[derive(Debug)]
 pub struct Parent {
@@ -142,7 +145,7 @@ impl Parent {
     pub fn check_clean(&self) -> Result<()> {
         let enclaves = self.enclaves()?;
         ensure!(enclaves.is_empty(), "enclaves are left: {enclaves:?}");
-        let processes = self.shell("pgrep -l enclave-vmm || true")?;
+        let processes = self.shell(&format!("pgrep -af '{TREE}' || true"))?;
         ensure!(processes.is_empty(), "processes are left: {processes}");
         let groups = self.shell("find /sys/fs/cgroup -mindepth 1 -maxdepth 1 -name 'enclave*'")?;
         ensure!(groups.is_empty(), "cgroups are left: {groups}");
