@@ -27,22 +27,16 @@ const NONCE: &str = "00112233445566778899aabbccddeeff";
 
 /// Fetches a document and has our verifier accept it with this PCR0; the file.
 pub(crate) fn verified(scene: &Scene<'_>, enclave: &Enclave, pcr0: &str) -> Result<PathBuf> {
+    let file = fetched(scene, enclave)?;
+    verify(scene, &text(&file)?, &[&format!("0={pcr0}")], NONCE)?.success()?;
+    Ok(file)
+}
+
+/// Fetches a document from the enclave's agent; the file.
+fn fetched(scene: &Scene<'_>, enclave: &Enclave) -> Result<PathBuf> {
     let file = scene.parent.folder().join(format!("{}.document", enclave.id));
-    let path = text(&file)?;
-    scene
-        .parent
-        .cli([
-            "attestation",
-            "get",
-            "--enclave-id",
-            &enclave.id,
-            "--nonce",
-            NONCE,
-            "--output",
-            &path,
-        ])?
-        .success()?;
-    verify(scene, &path, &[&format!("0={pcr0}")], NONCE)?.success()?;
+    let get = ["attestation", "get", "--enclave-id", &enclave.id, "--nonce", NONCE, "--output"];
+    scene.parent.cli([&get[..], &[&text(&file)?]].concat())?.success()?;
     Ok(file)
 }
 
@@ -205,19 +199,7 @@ fn a_debug_enclave_shows_zeros_and_is_refused(scene: &Scene<'_>) -> Result<()> {
     let image = &scene.images.hello;
     let enclave = parent
         .run_enclave(&image.path, &["--cpu-count", "1", "--memory", "128", "--debug-mode"])?;
-    let file = text(&parent.folder().join("debug.document"))?;
-    parent
-        .cli([
-            "attestation",
-            "get",
-            "--enclave-id",
-            &enclave.id,
-            "--nonce",
-            NONCE,
-            "--output",
-            &file,
-        ])?
-        .success()?;
+    let file = text(&fetched(scene, &enclave)?)?;
     verify(scene, &file, &[&format!("0={}", image.pcr0)], NONCE)?.refused(1, &["debug"])?;
     let allowed = [
         "attestation",
